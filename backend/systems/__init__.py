@@ -1,0 +1,1 @@
+"""The five published systems, each behind the contract of `backend.systems.base`."""
