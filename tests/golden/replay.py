@@ -1,0 +1,129 @@
+"""Replaying golden vectors: read a case, run our code on its inputs, compare with the recorded outputs.
+
+A golden folder holds one ``<case>.json`` (manifest: ``case``, ``file``, ``module``, ``config``, ``tolerance``) and one
+``<case>.npz`` (inputs and outputs by name, network weights under ``sd/<key>`` or ``sd_<part>/<key>``) a case.
+
+A *replay* is a function ``replay(manifest, arrays) -> list[Comparison]``. It builds the module from
+``manifest["config"]`` alone, so that cases of other seeds, sizes and configurations work unchanged. Replays live in
+``cupid_dense.py`` and ``cupid_sparse.py``, each of which exposes ``REPLAYS: dict[str, Replay]``. The key is the stem
+of a case name: ``"ss_flow"`` serves ``ss_flow_a``, ``ss_flow_b`` and any later ``ss_flow_*``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+Manifest = dict[str, Any]
+Comparison = tuple[str, Any, Any]  # (name of the output, what we computed, what the reference computed)
+Replay = Callable[[Manifest, Arrays], list[Comparison]]
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """Outcome of one case: ``error`` is the largest absolute difference, ``detail`` says what missed."""
+
+    name: str
+    error: float
+    tolerance: str
+    passed: bool
+    detail: str = ""
+
+    def line(self) -> str:
+        """One printable line."""
+        state = "ok" if self.passed else f"FAIL {self.detail}"
+        return f"{self.name:<28} max abs error {self.error:.3e}  tolerance {self.tolerance}  {state}"
+
+
+def list_cases(folder: Path) -> list[Path]:
+    """Manifests of a folder, sorted by name; a ``.json`` that names no case is not one."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and "case" in content and "file" in content:
+            found.append(path)
+    return found
+
+
+def load_case(path: Path) -> tuple[Manifest, Arrays]:
+    """Manifest and arrays of one case. Raises OSError or ValueError when a file is missing or damaged."""
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    with np.load(path.parent / manifest["file"], allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    return manifest, arrays
+
+
+def state_dict(arrays: Mapping[str, np.ndarray], prefix: str = "sd") -> dict[str, Any]:
+    """Network weights stored under ``prefix/``, as float32 torch tensors (integers keep their type)."""
+    import torch
+
+    weights = {}
+    for name, value in arrays.items():
+        if name.startswith(prefix + "/"):
+            tensor = torch.from_numpy(np.array(value))
+            weights[name[len(prefix) + 1 :]] = tensor.float() if tensor.is_floating_point() else tensor
+    return weights
+
+
+def as_array(value: Any) -> np.ndarray:
+    """A numpy array of a tensor, array, number or list."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    return np.asarray(value)
+
+
+def difference(actual: Any, expected: Any, rtol: float, atol: float) -> tuple[float, str]:
+    """Largest absolute error and what is wrong ("" when within ``atol + rtol * |expected|``)."""
+    got, want = as_array(actual), as_array(expected)
+    if got.shape != want.shape:
+        return float("inf"), f"shape {got.shape} instead of {want.shape}"
+    if got.size == 0:
+        return 0.0, ""
+    got, want = got.astype(np.float64), want.astype(np.float64)
+    if not np.isfinite(got).all():
+        return float("inf"), "not finite"
+    distance = np.abs(got - want)
+    missed = int((distance > atol + rtol * np.abs(want)).sum())
+    return float(distance.max()), f"{missed} of {got.size} values out of tolerance" if missed else ""
+
+
+def find_replay(manifest: Manifest, replays: Mapping[str, Replay]) -> Replay | None:
+    """The replay of a case: the longest key its name starts with, else the longest key inside its name."""
+    case = str(manifest["case"])
+    for matches in (case.startswith, case.__contains__):
+        keys = sorted((key for key in replays if matches(key)), key=len)
+        if keys:
+            return replays[keys[-1]]
+    return None
+
+
+def replay_case(path: Path, replays: Mapping[str, Replay]) -> CaseResult:
+    """Run one case. An unknown case, a missing output, a miss or an exception of the replay is a failed result."""
+    try:
+        manifest, arrays = load_case(path)
+        rtol, atol = float(manifest["tolerance"]["rtol"]), float(manifest["tolerance"]["atol"])
+    except (OSError, ValueError, KeyError, TypeError) as failure:
+        return CaseResult(path.stem, float("inf"), "unknown", False, f"cannot be read: {failure!r}")
+    name, tolerance = str(manifest["case"]), f"rtol {rtol:g} atol {atol:g}"
+    replay = find_replay(manifest, replays)
+    if replay is None:
+        return CaseResult(name, float("inf"), tolerance, False, f"unknown case; known: {', '.join(sorted(replays))}")
+    try:
+        comparisons = replay(manifest, arrays)
+    except Exception as failure:  # a border: whatever a replay raises is the result of this case
+        return CaseResult(name, float("inf"), tolerance, False, f"{type(failure).__name__}: {failure}")
+    if not comparisons:
+        return CaseResult(name, float("inf"), tolerance, False, "the replay compared nothing")
+    worst, missed = 0.0, []
+    for output, actual, expected in comparisons:
+        error, wrong = difference(actual, expected, rtol, atol)
+        worst = max(worst, error)
+        if wrong:
+            missed.append(f"{output}: {wrong}")
+    return CaseResult(name, worst, tolerance, not missed, "; ".join(missed))
