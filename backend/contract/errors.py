@@ -21,7 +21,17 @@ CODES = (
     "internal",
 )
 
-NEXT_STEPS = ("", "choose_image", "give_mask", "retry", "free_disk", "set_up", "open_log", "install_model", "lower_settings")
+NEXT_STEPS = (
+    "",
+    "choose_image",
+    "give_mask",
+    "retry",
+    "free_disk",
+    "set_up",
+    "open_log",
+    "install_model",
+    "lower_settings",
+)
 """What the interface can offer as a button beside the sentence; the empty string offers nothing."""
 
 

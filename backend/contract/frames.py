@@ -42,7 +42,7 @@ def world_to_camera_from_blender(matrix_world: np.ndarray) -> np.ndarray:
 
 
 def blender_lens(intrinsics: np.ndarray, width: int, height: int, sensor_mm: float = 36.0) -> BlenderLens:
-    """Lens and shift of the Blender camera with normalised `intrinsics` [3,3] for an image of `width` x `height` pixels.
+    """Lens and shift of the Blender camera with normalised `intrinsics` [3,3], for `width` x `height` pixels.
 
     Skew is dropped; with fx != fy in pixels the lens follows fx and `pixel_aspect` keeps the rest.
     """
@@ -72,9 +72,11 @@ def intrinsics_from_blender(lens: BlenderLens, width: int, height: int) -> np.nd
 
 
 def crop_intrinsics(intrinsics: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
-    """Intrinsics of the part `box` = (left, top, right, bottom), in units of the image, of an image with `intrinsics`."""
+    """Intrinsics of the part `box` = (left, top, right, bottom), in units of the image, of a whole image."""
     left, top, right, bottom = box
-    window = np.array([[1 / (right - left), 0, -left / (right - left)], [0, 1 / (bottom - top), -top / (bottom - top)], [0, 0, 1]])
+    window = np.array(
+        [[1 / (right - left), 0, -left / (right - left)], [0, 1 / (bottom - top), -top / (bottom - top)], [0, 0, 1]]
+    )
     return window @ np.asarray(intrinsics, np.float64)
 
 
@@ -86,7 +88,7 @@ def uncrop_intrinsics(intrinsics: np.ndarray, box: tuple[float, float, float, fl
 
 
 def project(points: np.ndarray, world_to_camera: np.ndarray, intrinsics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Image coordinates uv [N,2] in [0,1] and depths z [N] of world `points` [N,3]. Points at z <= 0 give no usable uv."""
+    """Image coordinates uv [N,2] and depths z [N] of world `points` [N,3]. Points at z <= 0 give no usable uv."""
     camera = np.asarray(points, np.float64) @ world_to_camera[:3, :3].T + world_to_camera[:3, 3]
     pixels = camera @ np.asarray(intrinsics, np.float64).T
     depth = pixels[:, 2]

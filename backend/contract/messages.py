@@ -57,7 +57,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class JobRequest:
-    """What to make. `inputs` maps an input's name to the sha256 of an uploaded blob; `parameters` are plain JSON values.
+    """What to make. `inputs` maps an input's name to an uploaded blob's sha256; `parameters` are plain JSON values.
 
     `job_id` is chosen by the client (32 hexadecimal digits), so that sending the same request twice makes one job.
     `origin` is opaque to the backend (the add-on keeps the scene's name and the placement there).

@@ -1,0 +1,193 @@
+"""The training loop: AdamW, bf16 autocast where the machine has it, averaged weights, a log, resumable at any step.
+
+A run's folder holds `log.jsonl` (one line every `log_every` steps), `loss.png`, `state.json` and the tensor sets
+`weights`, `average` and `optimizer` (see `checkpoints`). Nothing else is needed to go on elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .checkpoints import load_tensors, save_tensors
+from .plots import plot_log
+
+logger = logging.getLogger(__name__)
+
+LossFunction = Callable[[torch.Generator], tuple[torch.Tensor, dict[str, float]]]
+ValidationFunction = Callable[[], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How to train. `minutes` is wall-clock time of this call; `warmup` and `total` (for the cosine) are steps."""
+
+    minutes: float
+    learning_rate: float = 3e-4
+    weight_decay: float = 0.01
+    warmup: int = 200
+    total: int = 100_000
+    average: float = 0.999
+    clip: float = 1.0
+    seed: int = 0
+    log_every: int = 50
+    save_every_seconds: float = 120.0
+    validate_every_seconds: float = 180.0
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """bf16 where products in it are quick (CUDA, CPUs with AMX or AVX512-BF16), else None: stay in float32."""
+    if device.type == "cuda":
+        return torch.bfloat16
+    capabilities = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else ""
+    quick = (
+        getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+        or getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    )
+    return torch.bfloat16 if quick and capabilities != "DEFAULT" else None
+
+
+class TrainingLoop:
+    """Trains the parameters of `module` on what `loss` returns.
+
+    `loss(generator)` draws its own batch with `generator`, so that a resumed run draws on instead of starting again.
+    """
+
+    def __init__(self, module: nn.Module, folder: Path, settings: LoopSettings, device: torch.device) -> None:
+        self.module = module.to(device)
+        self.folder = folder
+        self.settings = settings
+        self.device = device
+        self.dtype = autocast_dtype(device)
+        self.step = 0
+        self.seconds = 0.0
+        self.parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        decayed = [p for p in self.parameters.values() if p.ndim > 1]
+        plain = [p for p in self.parameters.values() if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=settings.learning_rate,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
+        self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
+        self.generator = torch.Generator().manual_seed(settings.seed)
+
+    def resume(self) -> bool:
+        """Go on from the folder's last checkpoint; False if there is none."""
+        state = self.folder / "state.json"
+        if not state.exists():
+            return False
+        saved = json.loads(state.read_text())
+        self.step, self.seconds = saved["step"], saved["seconds"]
+        for target, name in ((self.parameters, "weights"), (self.average, "average")):
+            tensors = load_tensors(self.folder / name)
+            with torch.no_grad():
+                for key, value in target.items():
+                    value.copy_(tensors[key])
+        moments = load_tensors(self.folder / "optimizer")
+        for name, parameter in self.parameters.items():
+            self.optimizer.state[parameter] = {
+                "step": torch.tensor(float(self.step)),
+                "exp_avg": moments[name + ".first"].to(self.device),
+                "exp_avg_sq": moments[name + ".second"].to(self.device),
+            }
+        self.generator.manual_seed(self.settings.seed + self.step)
+        return True
+
+    def run(self, loss: LossFunction, validate: ValidationFunction | None = None) -> dict[str, float]:
+        """Train for the set minutes, save, and return the last logged values."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        began = saved = validated = time.monotonic()
+        sums: dict[str, float] = {}
+        last: dict[str, float] = {}
+        self.module.train()
+        while time.monotonic() - began < self.settings.minutes * 60:
+            values = self._one_step(loss)
+            for key, value in values.items():
+                sums[key] = sums.get(key, 0.0) + value
+            if self.step % self.settings.log_every == 0:
+                now = time.monotonic()
+                last = {key: value / self.settings.log_every for key, value in sums.items()}
+                last |= {"step": self.step, "seconds": round(self.seconds + now - began, 1)}
+                sums = {}
+                if validate and now - validated > self.settings.validate_every_seconds:
+                    last |= self.validate(validate)
+                    validated = time.monotonic()
+                self._log(last)
+                if now - saved > self.settings.save_every_seconds:
+                    self.save(self.seconds + now - began)
+                    saved = time.monotonic()
+        self.seconds += time.monotonic() - began
+        if validate:
+            last |= {"step": self.step, "seconds": round(self.seconds, 1)} | self.validate(validate)
+            self._log(last)
+        self.save(self.seconds)
+        plot_log(self.folder / "log.jsonl", self.folder / "loss.png")
+        return last
+
+    def validate(self, validate: ValidationFunction) -> dict[str, float]:
+        """What `validate` measures with the averaged weights in place."""
+        with torch.no_grad():
+            present = {n: p.detach().clone() for n, p in self.parameters.items()}
+            for name, parameter in self.parameters.items():
+                parameter.copy_(self.average[name])
+            self.module.eval()
+            result = {f"val_{key}": value for key, value in validate().items()}
+            self.module.train()
+            for name, parameter in self.parameters.items():
+                parameter.copy_(present[name])
+        return result
+
+    def averaged_state(self, submodule: str = "") -> dict[str, torch.Tensor]:
+        """The state dict of the module (or of its child `submodule`) with averaged parameters, in float32."""
+        state = dict(self.module.state_dict()) | self.average
+        prefix = submodule + "." if submodule else ""
+        return {k[len(prefix) :]: v.float() for k, v in state.items() if k.startswith(prefix)}
+
+    def save(self, seconds: float) -> None:
+        """Write the checkpoint: weights, averages, optimizer moments, then `state.json`, which makes it valid."""
+        save_tensors(self.folder / "weights", {n: p.detach() for n, p in self.parameters.items()})
+        save_tensors(self.folder / "average", self.average)
+        moments = {}
+        for name, parameter in self.parameters.items():
+            state = self.optimizer.state.get(parameter, {})
+            for key, suffix in (("exp_avg", ".first"), ("exp_avg_sq", ".second")):
+                moments[name + suffix] = state.get(key, torch.zeros_like(parameter))
+        save_tensors(self.folder / "optimizer", moments)
+        (self.folder / "state.json").write_text(json.dumps({"step": self.step, "seconds": round(seconds, 1)}))
+
+    def _one_step(self, loss: LossFunction) -> dict[str, float]:
+        settings = self.settings
+        rate = min(1.0, (self.step + 1) / settings.warmup)
+        rate *= 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / settings.total)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * rate
+        with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+            value, parts = loss(self.generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.clip)
+        parts = {"loss": float(value.detach()), "gradient_norm": float(norm)} | parts
+        if not math.isfinite(parts["loss"]) or not math.isfinite(parts["gradient_norm"]):
+            logger.warning("step %d gave a loss that is not finite; it is left out", self.step)
+            return {}
+        self.optimizer.step()
+        self.step += 1
+        decay = min(settings.average, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
+        return parts
+
+    def _log(self, values: dict[str, float]) -> None:
+        logger.info(" ".join(f"{k}={v:.4g}" for k, v in values.items()))
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(values) + "\n")
