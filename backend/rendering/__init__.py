@@ -1,0 +1,1 @@
+"""Drawing meshes without a GPU: a z-buffer and the pictures made from it."""
