@@ -1,0 +1,224 @@
+"""The one door to this project: set up, test, package, develop. Needs nothing but a Python 3.11.
+
+    python build.py setup [--bpy 4.5|4.2|5.0]     make .venv, or .venv-bpy-X.Y (Blender as a Python module)
+    python build.py test [--tier NAME ...]        run the test tiers and print a table
+
+Every step is quick when nothing has changed: each environment keeps a stamp with the hash of what it was made from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+BUILD = ROOT / "build"
+REQUIREMENTS = ROOT / "backend" / "requirements"
+
+# The newest release of each Blender line that exists as a Python module and runs on Python 3.11.
+BPY_VERSIONS = {"4.2": "4.2.23", "4.5": "4.5.15", "5.0": "5.0.1"}
+
+log = logging.getLogger("build")
+
+
+class BuildError(Exception):
+    """A step failed; the text is one sentence for the person at the keyboard."""
+
+
+def run(command: Sequence[str | Path], *, cwd: Path = ROOT, env: dict[str, str] | None = None) -> int:
+    """Run a command with our own standard streams and return its exit status."""
+    sys.stdout.flush()
+    return subprocess.run([str(part) for part in command], cwd=cwd, env=env, check=False).returncode
+
+
+def must_run(command: Sequence[str | Path], purpose: str, **options) -> None:
+    """Run a command; raise BuildError with `purpose` when it fails."""
+    status = run(command, **options)
+    if status != 0:
+        raise BuildError(f"{purpose} failed with exit status {status}; the lines above say why.")
+
+
+# --------------------------------------------------------------------------------------------------- environments
+
+
+def venv_python(folder: Path) -> Path:
+    """The interpreter inside a virtual environment, on every system."""
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def base_python() -> str:
+    """A Python 3.11: this one, or one found on the path. Blender 4.2 to 5.0 all carry 3.11."""
+    if sys.version_info[:2] == (3, 11):
+        return sys.executable
+    found = shutil.which("python3.11")
+    if found is None:
+        raise BuildError("Python 3.11 is needed; install it so that `python3.11` is on the path, then run this again.")
+    return found
+
+
+def ensure_venv(folder: Path, requirement_files: Sequence[Path], packages: Sequence[str] = ()) -> Path:
+    """Make or adopt a virtual environment and return its interpreter.
+
+    The stamp inside holds the hash of everything that was installed, so an unchanged environment costs nothing. An
+    environment without a stamp is kept if its interpreter starts; pip then only adds what is missing.
+    """
+    python = venv_python(folder)
+    digest = hashlib.sha256("\n".join(packages).encode())
+    for path in sorted(REQUIREMENTS.glob("*.txt")):
+        if path in requirement_files or path.name == "cpu.txt":
+            digest.update(path.read_bytes())
+    stamp = folder / "maquette-stamp"
+    if stamp.exists() and stamp.read_text() == digest.hexdigest() and python.exists():
+        return python
+
+    works = python.exists() and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0
+    if not works:
+        shutil.rmtree(folder, ignore_errors=True)
+        log.info("Making %s", folder.name)
+        must_run([base_python(), "-m", "venv", folder], f"Making {folder.name}")
+    command: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
+    for path in requirement_files:
+        command += ["-r", path]
+    log.info("Installing the packages of %s", folder.name)
+    must_run(command, f"Installing the packages of {folder.name}")
+    stamp.write_text(digest.hexdigest())
+    return python
+
+
+def backend_python() -> Path:
+    """The backend's own Python: torch and the test tools, no bpy."""
+    return ensure_venv(ROOT / ".venv", [REQUIREMENTS / "dev.txt"])
+
+
+def bpy_python(version: str) -> Path:
+    """A Python with Blender `version` as a module, and without torch."""
+    return ensure_venv(
+        ROOT / f".venv-bpy-{version}", [REQUIREMENTS / "bpy.txt"], packages=[f"bpy=={BPY_VERSIONS[version]}"]
+    )
+
+
+def command_setup(arguments: argparse.Namespace) -> int:
+    """Make the environments that were asked for."""
+    python = bpy_python(arguments.bpy) if arguments.bpy else backend_python()
+    log.info("Ready: %s", python.relative_to(ROOT))
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------------------- tests
+
+
+@dataclass(frozen=True)
+class TierResult:
+    """What one tier did: counts of tests (or of checks, where the tool has no tests) and the time it took."""
+
+    name: str
+    passed: int
+    failed: int
+    seconds: float
+    note: str = ""
+
+
+def run_pytest(name: str, python: Path, *paths: str, env: dict[str, str] | None = None) -> TierResult:
+    """Run pytest over `paths` and count from its own XML report. No test, or a skipped test, is a failure."""
+    report = BUILD / "test" / f"{name}.xml"
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.unlink(missing_ok=True)
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
+    started = time.monotonic()
+    status = run([python, "-m", "pytest", "-q", f"--junitxml={report}", *paths], env=environment)
+    seconds = time.monotonic() - started
+    if not report.exists():
+        return TierResult(name, 0, 1, seconds, f"pytest ended with status {status} and left no report")
+    totals = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
+    for suite in ElementTree.parse(report).getroot().iter("testsuite"):
+        for key in totals:
+            totals[key] += int(suite.get(key, 0))
+    failed = totals["failures"] + totals["errors"] + totals["skipped"]
+    passed = totals["tests"] - failed
+    if totals["tests"] == 0:
+        return TierResult(name, 0, 1, seconds, "collected no test")
+    if status != 0 and failed == 0:
+        return TierResult(name, passed, 1, seconds, f"pytest ended with status {status}")
+    return TierResult(name, passed, failed, seconds, f"{totals['skipped']} skipped" if totals["skipped"] else "")
+
+
+def run_check(name: str, command: Sequence[str | Path]) -> TierResult:
+    """Run a checker that has no tests of its own; it counts as one."""
+    started = time.monotonic()
+    passed = run(command) == 0
+    return TierResult(name, int(passed), int(not passed), time.monotonic() - started)
+
+
+def backend_tests(name: str, *paths: str) -> TierResult:
+    """Run a tier with the backend's own Python."""
+    # One thread: the tests are small, and two busy pools on two cores are slower than none.
+    return run_pytest(name, backend_python(), *paths, env={"OMP_NUM_THREADS": "1"})
+
+
+def blender_tests(name: str, version: str, *paths: str) -> TierResult:
+    """Run a tier with Blender as a module, its user folders in a scratch place so that nothing of the user's is met."""
+    resources = BUILD / "test" / f"{name}-user"
+    shutil.rmtree(resources, ignore_errors=True)
+    resources.mkdir(parents=True)
+    return run_pytest(name, bpy_python(version), *paths, env={"BLENDER_USER_RESOURCES": str(resources)})
+
+
+TIERS: dict[str, Callable[[], TierResult]] = {
+    "lint": lambda: run_check("lint", [backend_python(), "-m", "ruff", "check", "."]),
+    "types": lambda: run_check("types", [backend_python(), "-m", "mypy", "backend/contract"]),
+    "unit": lambda: backend_tests("unit", "tests/unit"),
+}
+
+
+def command_test(arguments: argparse.Namespace) -> int:
+    """Run the tiers, all of them even after a failure, and print how many tests each ran."""
+    results = []
+    for name in arguments.tier or TIERS:
+        print(f"\n=== {name}", flush=True)
+        started = time.monotonic()
+        try:
+            results.append(TIERS[name]())
+        except BuildError as error:
+            results.append(TierResult(name, 0, 1, time.monotonic() - started, str(error)))
+    print(f"\n{'tier':<14}{'passed':>8}{'failed':>8}{'seconds':>9}")
+    for result in results:
+        print(f"{result.name:<14}{result.passed:>8}{result.failed:>8}{result.seconds:>9.1f}  {result.note}".rstrip())
+    failed = sum(result.failed for result in results)
+    print(f"\n{sum(result.passed for result in results)} passed, {failed} failed", flush=True)
+    return 1 if failed else 0
+
+
+# ----------------------------------------------------------------------------------------------------------- door
+
+
+def main() -> int:
+    """Read the command line and run one command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    setup = commands.add_parser("setup", help="make the Python environments")
+    setup.add_argument("--bpy", choices=sorted(BPY_VERSIONS), help="Blender as a module, of this version")
+    setup.set_defaults(run=command_setup)
+    test = commands.add_parser("test", help="run the test tiers")
+    test.add_argument("--tier", action="append", choices=list(TIERS), help="only this tier (may be repeated)")
+    test.set_defaults(run=command_test)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        return arguments.run(arguments)
+    except BuildError as error:
+        log.error("%s", error)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
