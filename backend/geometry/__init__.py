@@ -1,0 +1,1 @@
+"""Geometry shared by the systems; numpy and torch, no graphics library."""
