@@ -38,7 +38,8 @@ class SparseStructureFlowModel(nn.Module):
     """Velocity of the structure latent. Parameter names are those of the published files.
 
     ``use_fp16`` of a published configuration is accepted and ignored: cast the module (``.to(torch.bfloat16)``)
-    instead; norms compute in float32 whatever its type. Raises ValueError for a position mode that no published network uses.
+    instead; norms compute in float32 whatever its type. Raises ValueError for a position mode that no published
+    network uses.
     """
 
     def __init__(
