@@ -2,6 +2,8 @@
 
     python build.py setup [--bpy 4.5|4.2|5.0]     make .venv, or .venv-bpy-X.Y (Blender as a Python module)
     python build.py test [--tier NAME ...]        run the test tiers and print a table
+    python build.py package                       build the extension zips and the static repository
+    python build.py develop [--blender PATH]      link this folder into a Blender, live
 
 Every step is quick when nothing has changed: each environment keeps a stamp with the hash of what it was made from.
 """
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 BUILD = ROOT / "build"
 REQUIREMENTS = ROOT / "backend" / "requirements"
+MANIFEST = ROOT / "blender_manifest.toml"
 
 # The newest release of each Blender line that exists as a Python module and runs on Python 3.11.
 BPY_VERSIONS = {"4.2": "4.2.23", "4.5": "4.5.15", "5.0": "5.0.1"}
@@ -198,6 +202,175 @@ def command_test(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+# -------------------------------------------------------------------------------------------------------- package
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One file of the package index that goes into the zip as it is."""
+
+    pip_platform: str
+    name: str
+    sha256: str
+
+
+# The installer of the backend's own Python: one binary a platform, which Blender unpacks without a download.
+UV_VERSION = "0.13.9"
+UV_WHEELS = {
+    "linux-x64": Wheel(
+        "manylinux_2_17_x86_64",
+        f"uv-{UV_VERSION}-py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+        "d7f459fe4fd247d830351c75686d3996ace3c6f3f728eb0e85a30b7ada0cef19",
+    ),
+    "windows-x64": Wheel(
+        "win_amd64",
+        f"uv-{UV_VERSION}-py3-none-win_amd64.whl",
+        "6a44b2ed8111d2f60d2b92627c5dccda3f7ed7570b18ce115e569cd68c28246b",
+    ),
+    "macos-arm64": Wheel(
+        "macosx_11_0_arm64",
+        f"uv-{UV_VERSION}-py3-none-macosx_11_0_arm64.whl",
+        "66c512266d633bef48384a1f53003f41f2a8e7b36fe6e7fbfd3e0fd52d96fa63",
+    ),
+    "macos-x64": Wheel(
+        "macosx_10_12_x86_64",
+        f"uv-{UV_VERSION}-py3-none-macosx_10_12_x86_64.whl",
+        "c16ed11e013557536b3e60065f1b912f6407bd6518e041b961e23ef9e6b4fbf5",
+    ),
+}
+
+ROOT_INIT = '''"""Maquette: the root package that Blender loads. Written by build.py; see blender_addon/."""
+
+from .blender_addon import register, unregister
+
+__all__ = ["register", "unregister"]
+'''
+
+
+def fetch_wheels() -> list[Path]:
+    """Fetch the pinned wheels that are missing, check every hash, and return the files in the manifest's order."""
+    folder = ROOT / "wheels"
+    folder.mkdir(exist_ok=True)
+    for platform, wheel in UV_WHEELS.items():
+        path = folder / wheel.name
+        if not path.exists():
+            log.info("Fetching uv %s for %s", UV_VERSION, platform)
+            options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
+            options += ["--platform", wheel.pip_platform, "--python-version", "311", "--implementation", "py"]
+            command = [backend_python(), "-m", "pip", "download", *options, "-d", folder, f"uv=={UV_VERSION}"]
+            must_run(command, f"Fetching {wheel.name}")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != wheel.sha256:
+            raise BuildError(f"{path} has another content than the pinned one; delete it and run this again.")
+    return [folder / wheel.name for wheel in UV_WHEELS.values()]
+
+
+def staged_manifest(wheels: Sequence[Path]) -> str:
+    """The manifest with its list of wheels, which must stand before the first table."""
+    text = MANIFEST.read_text(encoding="utf-8")
+    listing = "".join(f'  "./wheels/{path.name}",\n' for path in wheels)
+    head, table, tail = text.partition("[permissions]")
+    return f"{head}wheels = [\n{listing}]\n\n{table}{tail}"
+
+
+def stage(folder: Path) -> None:
+    """Lay out in `folder` exactly what the zip will hold."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    wheels = fetch_wheels()
+    ignore = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+    for name in ("blender_addon", "backend"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+    (folder / "wheels").mkdir()
+    for path in wheels:
+        shutil.copy2(path, folder / "wheels")
+    shutil.copy2(ROOT / "LICENSE", folder)
+    (folder / "blender_manifest.toml").write_text(staged_manifest(wheels), encoding="utf-8")
+    (folder / "__init__.py").write_text(ROOT_INIT, encoding="utf-8")
+
+
+def extension_tool() -> list[str | Path]:
+    """The start of a command that runs Blender's own extension tool."""
+    python = bpy_python("4.5")
+    tools = sorted((ROOT / ".venv-bpy-4.5").rglob("bl_pkg/cli/blender_ext.py"))
+    if not tools:
+        raise BuildError("Blender's extension tool is missing; delete .venv-bpy-4.5 and run this again.")
+    return [python, tools[0]]
+
+
+def check_zip(path: Path) -> None:
+    """What the tool does not check: it accepts a zip without the root __init__.py, which Blender then cannot enable."""
+    with zipfile.ZipFile(path) as archive:
+        names = set(archive.namelist())
+    needed = {"__init__.py", "blender_manifest.toml", "blender_addon/__init__.py", "backend/__main__.py", "LICENSE"}
+    if missing := needed - names:
+        raise BuildError(f"{path.name} lacks {', '.join(sorted(missing))}; look at what `stage` copies.")
+    if sum(name.endswith(".whl") for name in names) != 1:
+        raise BuildError(f"{path.name} must hold exactly the one wheel of its platform.")
+
+
+def package_digest() -> str:
+    """A hash of everything that goes into the zips."""
+    digest = hashlib.sha256((ROOT / "build.py").read_bytes() + MANIFEST.read_bytes())
+    for folder in ("blender_addon", "backend"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def package() -> Path:
+    """Build and validate one zip a platform and the static repository; return the repository's folder."""
+    repository, stamp = BUILD / "repository", BUILD / "repository.stamp"
+    digest = package_digest()
+    if stamp.exists() and stamp.read_text() == digest and (repository / "index.json").exists():
+        return repository
+    stage(BUILD / "stage")
+    shutil.rmtree(repository, ignore_errors=True)
+    repository.mkdir(parents=True)
+    tool = extension_tool()
+    options = ["--split-platforms", "--source-dir", BUILD / "stage", "--output-dir", repository]
+    must_run([*tool, "build", *options], "Building the zips")
+    zips = sorted(repository.glob("*.zip"))
+    if len(zips) != len(UV_WHEELS):
+        raise BuildError(f"{len(zips)} zips were built for {len(UV_WHEELS)} platforms; see the tool's lines above.")
+    for path in zips:
+        must_run([*tool, "validate", path], f"Validating {path.name}")
+        check_zip(path)
+    must_run([*tool, "server-generate", "--repo-dir", repository], "Writing the repository index")
+    stamp.write_text(digest)
+    return repository
+
+
+def command_package(arguments: argparse.Namespace) -> int:
+    """Build the zips and say where they are."""
+    for path in sorted(package().iterdir()):
+        log.info("%8.1f MiB  %s", path.stat().st_size / 2**20, path.relative_to(ROOT))
+    return 0
+
+
+def command_develop(arguments: argparse.Namespace) -> int:
+    """Link the sources into the user's extension folder of a Blender; edits are live after a restart of Blender."""
+    script = "import bpy; print('EXTENSIONS=' + bpy.utils.user_resource('EXTENSIONS', create=True))"
+    command = [arguments.blender, "--background", "--factory-startup", "--python-expr", script]
+    try:
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise BuildError(f"{arguments.blender} did not start ({error}); pass another --blender PATH.") from error
+    extensions = next(line.partition("=")[2] for line in printed.splitlines() if line.startswith("EXTENSIONS="))
+    target = Path(extensions) / "user_default" / "maquette"
+    if target.exists() and not (target / "blender_addon").is_symlink():
+        raise BuildError(f"{target} holds an installed Maquette; remove the extension in Blender first.")
+    stage(BUILD / "stage")
+    target.mkdir(parents=True, exist_ok=True)
+    for source in (BUILD / "stage").iterdir():
+        origin = ROOT / source.name if source.name in ("blender_addon", "backend") else source
+        link = target / source.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(origin, target_is_directory=origin.is_dir())
+    log.info("Linked into %s; enable Maquette once in Blender's preferences.", target)
+    return 0
+
+
 # ----------------------------------------------------------------------------------------------------------- door
 
 
@@ -211,6 +384,11 @@ def main() -> int:
     test = commands.add_parser("test", help="run the test tiers")
     test.add_argument("--tier", action="append", choices=list(TIERS), help="only this tier (may be repeated)")
     test.set_defaults(run=command_test)
+    pack = commands.add_parser("package", help="build the extension zips and the static repository")
+    pack.set_defaults(run=command_package)
+    develop = commands.add_parser("develop", help="link this folder into a Blender, live")
+    develop.add_argument("--blender", default="blender", help="the Blender program (default: the one on the path)")
+    develop.set_defaults(run=command_develop)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
