@@ -1,0 +1,1 @@
+"""Data preparation: Blender renders GLB files, shards hold what training needs."""

@@ -1,0 +1,1 @@
+"""Between Blender's data and arrays. Uses data access only, never operators."""
