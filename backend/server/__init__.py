@@ -1,0 +1,1 @@
+"""The door: HTTP on loopback with a token, over the job queue."""
