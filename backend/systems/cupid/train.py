@@ -1,0 +1,393 @@
+"""Training of CUPID's stages on shards (specification section 12), at any configuration.
+
+Stages, in the order they need each other: `uv_vae` and `structure_vae` (12.2), `structure_flow` (12.3, with the image
+encoder where the configuration has one of ours). Each stage writes its run below `OUT/<stage>` and, with `--export`,
+its averaged weights into the folder that the pipeline loads.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from backend.contract.errors import MaquetteError
+from backend.data.shards import ShardDataset
+from backend.data.views import random_cameras
+from backend.training.checkpoints import load_strict, load_tensors, save_model
+from backend.training.loop import LoopSettings, TrainingLoop
+
+from .image_encoder import ImageEncoder
+from .structure_flow import SparseStructureFlowModel
+from .structure_vae import SparseStructureDecoder, SparseStructureEncoder
+
+logger = logging.getLogger(__name__)
+
+CONFIGS = Path(__file__).with_name("configs")
+MINI_WEIGHTS = Path(__file__).parents[2] / "weights" / "mini"
+LATENT_CHANNELS = 8
+DROP_CONDITION = 0.1
+SIGMA_MIN = 1e-5
+KL_WEIGHT = 1e-3
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What the command line asks for. `batch` 0 takes the stage's default; `rate` 0 likewise."""
+
+    stage: str
+    data: Path
+    out: Path
+    config: str
+    minutes: float
+    resume: bool
+    export: bool
+    device: str
+    batch: int
+    rate: float
+    total: int
+    seed: int
+
+
+def model_config(config: str) -> dict[str, dict]:
+    """The `models` of the configuration `config`: role to {"name", "args"}."""
+    return json.loads((CONFIGS / f"{config}.json").read_text())["models"]
+
+
+def dice_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """1 - (2 sum pq + 1) / (sum p + sum q + 1) over the whole batch (12.2)."""
+    probability = torch.sigmoid(logits)
+    return 1 - (2 * (probability * target).sum() + 1) / (probability.sum() + target.sum() + 1)
+
+
+def kl_loss(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+    """0.5 mean(mu^2 + e^lv - lv - 1) (12.2)."""
+    return 0.5 * (mean.square() + logvar.exp() - logvar - 1).mean()
+
+
+def uv_volumes(world_to_camera: torch.Tensor, intrinsics: torch.Tensor, resolution: int) -> torch.Tensor:
+    """UV cubes [B,3,R,R,R] = [support, u, v] of cameras [B,4,4] and normalised intrinsics [B,3,3] (12.1).
+
+    The support is where a voxel centre falls into the image, with the published margin of 0.01.
+    """
+    axis = (torch.arange(resolution, device=intrinsics.device) + 0.5) / resolution - 0.5
+    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    camera = grid @ world_to_camera[:, :3, :3].transpose(1, 2) + world_to_camera[:, None, :3, 3]
+    pixels = camera @ intrinsics.transpose(1, 2)
+    uv = pixels[..., :2] / pixels[..., 2:].clamp_min(1e-6)
+    support = ((uv >= 0.01) & (uv <= 0.99)).all(-1, keepdim=True).to(uv.dtype)
+    volume = torch.cat([support, uv.clamp(0, 1)], -1)
+    return volume.transpose(1, 2).reshape(len(intrinsics), 3, resolution, resolution, resolution)
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder of one dense VAE, trained together."""
+
+    def __init__(self, encoder: SparseStructureEncoder, decoder: SparseStructureDecoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def forward(self, volume: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """volume [B,C,R,R,R], noise like the latent: (logits, mean, logvar), the posterior sampled with `noise`."""
+        mean, logvar = self.encoder.distribution(volume)
+        logvar = logvar.clamp(-20, 10)
+        return self.decoder(mean + noise * torch.exp(0.5 * logvar)), mean, logvar
+
+
+class StructureModel(nn.Module):
+    """The flow of stage 1 and the image encoder it is conditioned on."""
+
+    def __init__(self, encoder: ImageEncoder, flow: SparseStructureFlowModel) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.flow = flow
+
+
+class Stage:
+    """One stage: its module, its loss on a random batch and what it exports."""
+
+    batch = 16
+    rate = 1e-3
+    bf16_on_cpu = False
+
+    def __init__(self, request: TrainRequest) -> None:
+        self.request = request
+        self.device = torch.device(request.device)
+        self.models = model_config(request.config)
+        self.size = request.batch or self.batch
+        torch.manual_seed(request.seed)
+
+    module: nn.Module
+
+    def loss(self, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss of a batch drawn with `generator`."""
+        raise AssertionError("a stage defines its loss")
+
+    def validate(self) -> dict[str, float]:
+        """Measures on validation objects."""
+        return {}
+
+    def export(self, loop: TrainingLoop) -> None:
+        """Write the averaged weights where the pipeline finds them."""
+
+    def export_part(self, loop: TrainingLoop, role: str, submodule: str) -> None:
+        """Write the averaged weights of `submodule` as the model `role`."""
+        entry = self.models[role]
+        tensors = loop.averaged_state(submodule)
+        tensors = {k: v.half() if v.ndim > 1 and k != "pos_emb" else v for k, v in tensors.items()}
+        save_model(MINI_WEIGHTS, role, entry["name"], entry["args"], tensors)
+
+
+def _random(shape: torch.Size, generator: torch.Generator, device: torch.device) -> torch.Tensor:
+    return torch.randn(shape, generator=generator).to(device)
+
+
+class VaeStage(Stage):
+    """What both dense VAEs share."""
+
+    encoder_role = decoder_role = ""
+
+    def __init__(self, request: TrainRequest) -> None:
+        super().__init__(request)
+        self.module = Autoencoder(
+            SparseStructureEncoder(**self.models[self.encoder_role]["args"]),
+            SparseStructureDecoder(**self.models[self.decoder_role]["args"]),
+        )
+        self.resolution = latent_resolution(self.models) * 2 ** (len(self.models["ss_dec"]["args"]["channels"]) - 1)
+
+    def run(self, volume: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of `volume` [B,C,R,R,R] and the weighted KL."""
+        side = latent_resolution(self.models)
+        noise = _random(torch.Size((len(volume), LATENT_CHANNELS, side, side, side)), generator, self.device)
+        logits, mean, logvar = self.module(volume, noise)
+        return logits.float(), KL_WEIGHT * kl_loss(mean.float(), logvar.float())
+
+    def export(self, loop: TrainingLoop) -> None:
+        self.export_part(loop, self.encoder_role, "encoder")
+        self.export_part(loop, self.decoder_role, "decoder")
+
+
+class UvVae(VaeStage):
+    """UV-cube VAE. Its cubes depend on the camera alone, so it draws cameras as the data factory does (12.1)."""
+
+    encoder_role, decoder_role = "uv_enc", "uv_dec"
+
+    def _volumes(self, generator: torch.Generator, count: int) -> torch.Tensor:
+        seed = int(torch.randint(2**31, (1,), generator=generator))
+        cameras, intrinsics = random_crops(count, seed)
+        return uv_volumes(cameras.to(self.device), intrinsics.to(self.device), self.resolution)
+
+    def loss(self, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        volume = self._volumes(generator, self.size)
+        logits, kl = self.run(volume, generator)
+        support = volume[:, :1]
+        dice = dice_loss(logits[:, :1], support)
+        distance = ((torch.sigmoid(logits[:, 1:]) - volume[:, 1:]).abs() * support).sum() / support.sum()
+        return dice + distance + kl, {"uv_error": float(distance.detach()) / 2, "dice": float(dice.detach())}
+
+    def validate(self) -> dict[str, float]:
+        volume = self._volumes(torch.Generator().manual_seed(1), 32)
+        logits = self.module.decoder(self.module.encoder(volume))
+        support = volume[:, :1]
+        error = ((torch.sigmoid(logits[:, 1:].float()) - volume[:, 1:]).abs() * support).sum() / support.sum() / 2
+        return {"uv_error": float(error)}
+
+
+class StructureVae(VaeStage):
+    """Occupancy VAE on the surface voxels of the shards."""
+
+    encoder_role, decoder_role = "ss_enc", "ss_dec"
+
+    def __init__(self, request: TrainRequest) -> None:
+        super().__init__(request)
+        self.volumes = torch.from_numpy(ShardDataset(request.data, "train").occupancy)
+        self.held_out = torch.from_numpy(ShardDataset(request.data, "val").occupancy)
+
+    def loss(self, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        chosen = self.volumes[torch.randint(len(self.volumes), (self.size,), generator=generator)]
+        volume = random_quarter_turns(chosen, generator)[:, None].float().to(self.device)
+        logits, kl = self.run(volume, generator)
+        dice = dice_loss(logits, volume)
+        entropy = F.binary_cross_entropy_with_logits(logits, volume)
+        return dice + entropy + kl, {"dice": float(dice.detach())}
+
+    def validate(self) -> dict[str, float]:
+        volume = self.held_out[:64, None].float().to(self.device)
+        filled = self.module.decoder(self.module.encoder(volume)) > 0
+        both, either = (filled & (volume > 0)).sum(), (filled | (volume > 0)).sum()
+        return {"iou": float(both / either.clamp_min(1))}
+
+
+class StructureFlow(Stage):
+    """Rectified flow of [occupancy latent | UV latent] on cached latents, with the image encoder (12.3)."""
+
+    batch = 64
+    rate = 5e-4
+    bf16_on_cpu = True
+
+    def __init__(self, request: TrainRequest) -> None:
+        super().__init__(request)
+        self.module = StructureModel(
+            ImageEncoder(**self.models["image_encoder"]["args"]),
+            SparseStructureFlowModel(**self.models["structure_flow"]["args"]),
+        )
+        self.train_set = LatentSet(request, self.models, "train", None)
+        self.held_out = LatentSet(request, self.models, "val", self.train_set.normalization)
+
+    def loss(self, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        image, target = self.train_set.draw(self.size, generator, self.device)
+        return self._velocity_loss(image, target, generator, DROP_CONDITION)
+
+    def _velocity_loss(
+        self, image: torch.Tensor, target: torch.Tensor, generator: torch.Generator, drop: float
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        time = torch.sigmoid(torch.randn(len(target), generator=generator) + 1).to(self.device)
+        noise = _random(target.shape, generator, self.device)
+        shaped = time.view(-1, 1, 1, 1, 1)
+        mixed = (1 - shaped) * target + (SIGMA_MIN + (1 - SIGMA_MIN) * shaped) * noise
+        tokens = self.module.encoder(image)
+        keep = (torch.rand(len(target), generator=generator) >= drop).to(self.device)
+        velocity = self.module.flow(mixed, 1000 * time, tokens * keep.view(-1, 1, 1)).float()
+        error = (velocity - ((1 - SIGMA_MIN) * noise - target)).square()
+        return error.mean(), {
+            "occupancy": float(error[:, :LATENT_CHANNELS].detach().mean()),
+            "uv": float(error[:, LATENT_CHANNELS:].detach().mean()),
+        }
+
+    def validate(self) -> dict[str, float]:
+        generator = torch.Generator().manual_seed(1)
+        totals = np.zeros(3)
+        for _ in range(4):
+            image, target = self.held_out.draw(64, generator, self.device)
+            value, parts = self._velocity_loss(image, target, generator, 0.0)
+            totals += [float(value), parts["occupancy"], parts["uv"]]
+        return dict(zip(("loss", "occupancy", "uv"), totals / 4, strict=True))
+
+    def export(self, loop: TrainingLoop) -> None:
+        self.export_part(loop, "image_encoder", "encoder")
+        self.export_part(loop, "structure_flow", "flow")
+        mean, std = self.train_set.normalization
+        path = MINI_WEIGHTS / "pipeline.json"
+        pipeline = json.loads(path.read_text()) if path.exists() else {}
+        pipeline["structure_normalization"] = {"mean": mean.tolist(), "std": std.tolist()}
+        path.write_text(json.dumps(pipeline, indent=2) + "\n")
+
+
+class LatentSet:
+    """Pictures and normalised latents of all views of a split. Latents are made once by the frozen VAEs and cached."""
+
+    def __init__(
+        self,
+        request: TrainRequest,
+        models: dict[str, dict],
+        split: str,
+        normalization: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> None:
+        shards = ShardDataset(request.data, split)
+        self.images = torch.from_numpy(shards.images)
+        occupancy = torch.from_numpy(shards.occupancy)
+        cameras = torch.from_numpy(shards.world_to_camera)
+        intrinsics = torch.from_numpy(shards.intrinsics)
+        device = torch.device(request.device)
+        resolution = occupancy.shape[-1]
+        shape_encoder = frozen(SparseStructureEncoder, models, "ss_enc", device)
+        uv_encoder = frozen(SparseStructureEncoder, models, "uv_enc", device)
+        shapes, cubes = [], []
+        with torch.no_grad():
+            for first in range(0, len(occupancy), 32):
+                volume = occupancy[first : first + 32, None].float().to(device)
+                shapes.append(shape_encoder(volume).half().cpu())
+                flat = cameras[first : first + 32].flatten(0, 1), intrinsics[first : first + 32].flatten(0, 1)
+                volume = uv_volumes(flat[0].to(device), flat[1].to(device), resolution)
+                cubes.append(uv_encoder(volume).half().cpu().unflatten(0, cameras[first : first + 32].shape[:2]))
+        self.shapes, self.cubes = torch.cat(shapes), torch.cat(cubes)
+        self.normalization = normalization or self._measure()
+        logger.info("%s: %d objects, %d views", split, *self.images.shape[:2])
+
+    def _measure(self) -> tuple[torch.Tensor, torch.Tensor]:
+        shapes, cubes = self.shapes.float(), self.cubes.float().flatten(0, 1)
+        both = [(x.mean((0, 2, 3, 4)), x.std((0, 2, 3, 4)).clamp_min(1e-3)) for x in (shapes, cubes)]
+        return torch.cat([both[0][0], both[1][0]]), torch.cat([both[0][1], both[1][1]])
+
+    def draw(self, count: int, generator: torch.Generator, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Random views: premultiplied pictures [B,3,S,S] in [0,1] with random exposure, latents [B,16,r,r,r]."""
+        chosen = torch.randint(len(self.images), (count,), generator=generator)
+        view = torch.randint(self.images.shape[1], (count,), generator=generator)
+        rgba = self.images[chosen, view].to(device).permute(0, 3, 1, 2).float() / 255
+        exposure = 0.8 + 0.4 * torch.rand(count, 1, 1, 1, generator=generator).to(device)
+        image = (rgba[:, :3] * exposure).clamp(0, 1) * rgba[:, 3:]
+        latent = torch.cat([self.shapes[chosen], self.cubes[chosen, view]], 1).float().to(device)
+        mean, std = (x.view(1, -1, 1, 1, 1).to(device) for x in self.normalization)
+        return image, (latent - mean) / std
+
+
+def latent_resolution(models: dict[str, dict]) -> int:
+    """Voxels along a side of the stage-1 latent."""
+    return models["structure_flow"]["args"]["resolution"]
+
+
+def frozen(kind: Callable[..., nn.Module], models: dict[str, dict], role: str, device: torch.device) -> nn.Module:
+    """The exported model `role`, not trainable. Errors: `MaquetteError` model_missing: its stage comes first."""
+    model = kind(**models[role]["args"])
+    tensors = {name: tensor.float() for name, tensor in load_tensors(MINI_WEIGHTS / role).items()}
+    load_strict(model, tensors, role)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def random_crops(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cameras [N,4,4] and crop intrinsics [N,3,3] as in the shards: the crop follows a box of random proportions."""
+    random = np.random.default_rng(seed)
+    views = random_cameras(count, seed)
+    cameras = np.stack([view.world_to_camera for view in views])
+    intrinsics = np.stack([view.intrinsics for view in views])
+    corners = np.array(np.meshgrid([-0.5, 0.5], [-0.5, 0.5], [-0.5, 0.5])).reshape(3, -1).T
+    extents = random.uniform(0.1, 1.0, (count, 1, 3))
+    extents /= extents.max(-1, keepdims=True)
+    camera = corners * extents @ cameras[:, :3, :3].transpose(0, 2, 1) + cameras[:, None, :3, 3]
+    pixels = camera @ intrinsics.transpose(0, 2, 1)
+    uv = pixels[..., :2] / pixels[..., 2:]
+    low, high = uv.min(1), uv.max(1)
+    side = (high - low).max(1) * random.uniform(1.0, 1.3, count)
+    left, top = ((low + high) / 2 - side[:, None] / 2).T
+    windows = np.zeros((count, 3, 3))
+    windows[:, 0, 0] = windows[:, 1, 1] = 1 / side
+    windows[:, 0, 2], windows[:, 1, 2], windows[:, 2, 2] = -left / side, -top / side, 1
+    return torch.from_numpy(cameras).float(), torch.from_numpy(windows @ intrinsics).float()
+
+
+def random_quarter_turns(volumes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Volumes [B,R,R,R] turned about z by the same random quarter and maybe mirrored: more shapes for the VAE."""
+    volumes = torch.rot90(volumes, int(torch.randint(4, (1,), generator=generator)), (1, 2))
+    return volumes.flip(1) if torch.rand((), generator=generator) < 0.5 else volumes
+
+
+STAGES: dict[str, type[Stage]] = {"uv_vae": UvVae, "structure_vae": StructureVae, "structure_flow": StructureFlow}
+
+
+def train(request: TrainRequest) -> dict[str, float]:
+    """Run one stage for the requested minutes; returns its last measures. Errors: `MaquetteError` bad_input."""
+    if request.stage not in STAGES:
+        raise MaquetteError("bad_input", f"CUPID has no stage {request.stage!r}; choose one of {', '.join(STAGES)}.")
+    stage = STAGES[request.stage](request)
+    settings = LoopSettings(
+        minutes=request.minutes,
+        learning_rate=request.rate or stage.rate,
+        total=request.total,
+        seed=request.seed,
+        bf16=stage.bf16_on_cpu or stage.device.type != "cpu",
+    )
+    loop = TrainingLoop(stage.module, request.out / request.stage, settings, stage.device)
+    if request.resume and not loop.resume():
+        logger.info("nothing to resume in %s: starting anew", loop.folder)
+    result = loop.run(stage.loss, stage.validate)
+    if request.export:
+        stage.export(loop)
+    return result

@@ -1,0 +1,77 @@
+"""The training loop learns, resumes where it stopped, and keeps its files small."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from backend.contract.errors import MaquetteError
+from backend.training.checkpoints import LIMIT_BYTES, load_strict, load_tensors, save_tensors
+from backend.training.loop import LoopSettings, TrainingLoop
+from backend.training.plots import plot_log
+
+
+def loop(folder: Path, minutes: float = 0.02) -> TrainingLoop:
+    torch.manual_seed(0)
+    settings = LoopSettings(minutes, learning_rate=0.05, warmup=5, total=2000, log_every=10, bf16=False)
+    return TrainingLoop(nn.Linear(4, 1), folder, settings, torch.device("cpu"))
+
+
+def loss_of(trained: TrainingLoop):
+    def loss(generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        x = torch.randn(32, 4, generator=generator)
+        return (trained.module(x)[:, 0] - x.sum(1)).square().mean(), {}
+
+    return loss
+
+
+def test_learns_logs_and_resumes(tmp_path: Path) -> None:
+    first = loop(tmp_path)
+    first.run(loss_of(first), lambda: {"zero": 0.0})
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows[-2]["loss"] < 0.5 * rows[0]["loss"]
+    assert (tmp_path / "loss.png").stat().st_size > 0
+    second = loop(tmp_path)
+    assert second.resume()
+    assert second.step == first.step > 20
+    assert torch.equal(second.module.weight, first.module.weight)
+    state = second.optimizer.state[second.module.weight]
+    assert torch.equal(state["exp_avg"], first.optimizer.state[first.module.weight]["exp_avg"])
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    assert not loop(tmp_path).resume()
+
+
+def test_a_loss_that_is_not_finite_changes_nothing(tmp_path: Path) -> None:
+    trained = loop(tmp_path)
+    before = trained.module.weight.detach().clone()
+    trained.run(lambda _: (trained.module.weight.sum() * float("nan"), {}))
+    assert torch.equal(trained.module.weight, before)
+
+
+def test_large_sets_are_split_and_old_parts_go(tmp_path: Path) -> None:
+    part = LIMIT_BYTES // 4 // 2 + 1
+    files = save_tensors(tmp_path / "set", {f"t{i}": torch.full((part,), float(i)) for i in range(3)})
+    assert len(files) == 3 and all(f.stat().st_size <= 16 * 2**20 for f in files)
+    assert load_tensors(tmp_path / "set")["t2"][0] == 2
+    save_tensors(tmp_path / "set", {"t0": torch.zeros(3)})
+    assert [f.name for f in tmp_path.iterdir()] == ["set.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"bias": None}, "bias"), ({"weight": torch.zeros(2, 2)}, "weight"), ({"more": torch.zeros(1)}, "more")],
+)
+def test_strict_loading_names_the_tensor(change: dict, named: str) -> None:
+    module = nn.Linear(4, 1)
+    tensors = {k: v for k, v in (dict(module.state_dict()) | change).items() if v is not None}
+    with pytest.raises(MaquetteError, match=named):
+        load_strict(module, tensors, "a test")
+
+
+def test_plot_of_an_empty_log(tmp_path: Path) -> None:
+    plot_log(tmp_path / "none.jsonl", tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").exists()
