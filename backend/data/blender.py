@@ -169,10 +169,10 @@ def _render_some(assets: Sequence[Asset], options: RenderOptions, folder: Path) 
     if current is not None:
         log.info("Blender ended with %s: %s", status, (folder / "blender.log").read_text(errors="replace")[-2000:])
         yield RenderedObject(current, error=_CRASHED)
-    elif index + 1 < len(assets):
+    elif index < 0:
         tail = (folder / "blender.log").read_text(errors="replace").strip().splitlines()[-1:]
         detail = f" Its last line: {tail[0]}" if tail else ""
-        raise RuntimeError(f"Blender ended before rendering {assets[index + 1].id}; check {find_blender()[0]}.{detail}")
+        raise RuntimeError(f"Blender did not start rendering; check that {find_blender()[0]} works.{detail}")
 
 
 def render_assets(assets: Sequence[Asset], options: RenderOptions = RenderOptions()) -> Iterator[RenderedObject]:
