@@ -1,0 +1,231 @@
+"""Load CUPID's networks: from a folder of weights (mini's, the published ones, one's own) or seeded random ones.
+
+A folder holds `NAME.json` ({"name": class, "args": {...}}) and `NAME.safetensors` a network, in itself or where its
+`pipeline.json` says. Which classes with which numbers is configuration; there is no code for one size only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from backend.contract.errors import MaquetteError
+from backend.systems.cupid.flow_sampler import FlowSettings
+from backend.training.checkpoints import load_strict, load_tensors, tensor_files
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FOLDER = Path(__file__).with_name("configs")
+MINI_FOLDER = Path(__file__).parents[2] / "weights" / "mini"
+
+CLASSES = {
+    "ImageEncoder": "backend.systems.cupid.image_encoder",
+    "SparseStructureFlowModel": "backend.systems.cupid.structure_flow",
+    "SparseStructureEncoder": "backend.systems.cupid.structure_vae",
+    "SparseStructureDecoder": "backend.systems.cupid.structure_vae",
+    "ElasticVisualLatentConditioningSLatFlowModel": "backend.systems.cupid.slat_flow",
+    "VisualLatentConditioningSLatFlowModel": "backend.systems.cupid.slat_flow",
+    "SLatEncoder": "backend.systems.cupid.slat_vae",
+    "SLatGaussianDecoder": "backend.systems.cupid.slat_vae",
+    "SLatMeshDecoder": "backend.systems.cupid.slat_mesh",
+}
+STAGE_1 = ("image_encoder", "structure_flow", "ss_dec", "uv_dec")
+STAGE_2 = ("slat_flow", "slat_dec_mesh")
+OPTIONAL = ("slat_enc",)
+
+PUBLISHED_ROLES = {
+    "sparse_structure_flow_model": "structure_flow",
+    "sparse_structure_decoder": "ss_dec",
+    "sparse_structure_uv_decoder": "uv_dec",
+    "slat_flow_model": "slat_flow",
+    "slat_decoder_mesh": "slat_dec_mesh",
+    "slat_decoder_gs": "slat_dec_gs",
+}
+
+
+@dataclass(frozen=True)
+class CupidSettings:
+    """Everything that is not a network. `normalization`s are (mean, std) lists or None; sizes in pixels.
+
+    camera: solver "dlt" (published) or "calibrate"; points "occupied" (published) or "support".
+    """
+
+    encoder_size: int
+    visual_size: int
+    structure_sampler: FlowSettings
+    latent_sampler: FlowSettings
+    structure_normalization: Mapping[str, list[float]] | None = None
+    slat_normalization: Mapping[str, list[float]] | None = None
+    camera: Mapping[str, Any] = field(default_factory=dict)
+    project_photo: bool = False
+
+
+@dataclass(frozen=True)
+class CupidModel:
+    """The networks by role and their settings. Stage 2 is absent when its weights are."""
+
+    networks: Mapping[str, nn.Module]
+    settings: CupidSettings
+    device: torch.device
+
+    def __getitem__(self, role: str) -> Any:
+        return self.networks[role]
+
+    @property
+    def has_stage_2(self) -> bool:
+        """Whether a structured latent can be sampled and decoded."""
+        return all(role in self.networks for role in STAGE_2)
+
+
+def read_config(config: str) -> dict[str, Any]:
+    """The configuration `mini` or `full`, or a JSON file. Errors: `MaquetteError` bad_input."""
+    path = CONFIG_FOLDER / f"{config}.json"
+    if not path.exists():
+        path = Path(config)
+    try:
+        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MaquetteError(
+            "bad_input", f"There is no CUPID configuration {config!r}; use mini or full.", detail=str(error)
+        ) from error
+    return loaded
+
+
+def weights_folder(weights: str) -> Path:
+    """The folder that `weights` (mini or a path) names. Errors: `MaquetteError` model_missing."""
+    folder = MINI_FOLDER if weights == "mini" else Path(weights)
+    if not folder.is_dir():
+        raise MaquetteError(
+            "model_missing",
+            f"The weights folder {weights!r} does not exist; install the weights or choose mini.",
+            next_step="install_model",
+        )
+    return folder
+
+
+def missing_weights(folder: Path) -> list[str]:
+    """Stage-1 networks that `folder` lacks: without one of them nothing can be made."""
+    places = _places(folder)
+    return [role for role in STAGE_1 if role not in places]
+
+
+def load_model(weights: str = "mini", config: str = "mini", device: str = "cpu", seed: int = 0) -> CupidModel:
+    """Load (or, with weights "random", make) the networks. Everything computes in float32 on the CPU.
+
+    Errors: `MaquetteError` model_missing naming the network or the tensor, bad_input for an unknown configuration.
+    """
+    settings = read_config(config)
+    networks: dict[str, nn.Module] = {}
+    if weights == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for role in (*STAGE_1, *STAGE_2, *OPTIONAL):
+                if role in settings["models"]:
+                    networks[role] = build(settings["models"][role])
+    else:
+        folder = weights_folder(weights)
+        settings = _merge_pipeline(settings, folder)
+        places = _places(folder)
+        for role in (*STAGE_1, *STAGE_2, *OPTIONAL):
+            if role in places:
+                networks[role] = _load(places[role], role)
+    absent = [role for role in STAGE_1 if role not in networks]
+    if absent:
+        raise MaquetteError(
+            "model_missing", f"The weights of {absent[0]} are not there; install CUPID's weights.",
+            detail=f"missing: {', '.join(absent)}", next_step="install_model",
+        )
+    for network in networks.values():
+        network.float().to(device).eval().requires_grad_(False)
+    logger.info("CUPID %s weights: %s", weights, ", ".join(networks))
+    return CupidModel(networks, read_settings(settings), torch.device(device))
+
+
+def build(entry: Mapping[str, Any]) -> nn.Module:
+    """The network that {"name", "args"} describes. Errors: `MaquetteError` for a class or arguments we do not have."""
+    name = entry["name"]
+    if name not in CLASSES:
+        raise MaquetteError(
+            "model_missing", f"The network class {name} is not part of this version; choose other weights.",
+            next_step="install_model",
+        )
+    arguments = {key: value for key, value in entry["args"].items() if key != "use_fp16"}  # see DESIGN: float32 on CPU
+    try:
+        network: nn.Module = getattr(importlib.import_module(CLASSES[name]), name)(**arguments)
+    except (TypeError, ValueError) as error:
+        raise MaquetteError(
+            "model_missing", f"The configuration of {name} does not fit this version; choose other weights.",
+            detail=str(error), next_step="install_model",
+        ) from error
+    return network
+
+
+def read_settings(config: Mapping[str, Any]) -> CupidSettings:
+    """The settings part of a configuration."""
+    samplers = config["sampler"]
+    return CupidSettings(
+        encoder_size=config["image"]["encoder_size"],
+        visual_size=config["image"]["visual_size"],
+        structure_sampler=_sampler(samplers["structure"]),
+        latent_sampler=_sampler(samplers["latent"]),
+        structure_normalization=config.get("structure_normalization"),
+        slat_normalization=config.get("slat_normalization"),
+        camera=config.get("camera", {}),
+        project_photo=bool(config.get("project_photo", False)),
+    )
+
+
+def _sampler(values: Mapping[str, Any]) -> FlowSettings:
+    return FlowSettings(**{**values, "cfg_interval": tuple(values["cfg_interval"])})
+
+
+def _places(folder: Path) -> dict[str, Path]:
+    """Role -> path without suffix of every network in `folder`."""
+    places = {}
+    for role in (*STAGE_1, *STAGE_2, *OPTIONAL, "slat_dec_gs"):
+        if (folder / f"{role}.json").exists() and tensor_files(folder / role):
+            places[role] = folder / role
+    pipeline = _read_pipeline(folder)
+    for published, stem in pipeline.get("args", {}).get("models", {}).items():
+        role = PUBLISHED_ROLES.get(published)
+        if role and tensor_files(folder / stem):
+            places[role] = folder / stem
+    return places
+
+
+def _load(place: Path, role: str) -> nn.Module:
+    network = build(json.loads(place.with_name(place.name + ".json").read_text(encoding="utf-8")))
+    network.float()
+    load_strict(network, {name: tensor.float() for name, tensor in load_tensors(place).items()}, role)
+    return network
+
+
+def _read_pipeline(folder: Path) -> dict[str, Any]:
+    path = folder / "pipeline.json"
+    if not path.exists():
+        return {}
+    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return loaded
+
+
+def _merge_pipeline(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A folder's pipeline.json goes before the configuration: it belongs to the weights."""
+    pipeline = _read_pipeline(folder)
+    merged = dict(config)
+    for name in ("image", "sampler", "structure_normalization", "slat_normalization", "camera", "project_photo"):
+        if name not in pipeline:
+            continue
+        both = isinstance(pipeline[name], dict) and isinstance(config.get(name), dict)
+        merged[name] = {**config[name], **pipeline[name]} if both else pipeline[name]
+    published = pipeline.get("args", {})
+    if "slat_normalization" in published:
+        merged["slat_normalization"] = published["slat_normalization"]
+    return merged
