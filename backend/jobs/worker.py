@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.contract.errors import Cancelled, MaquetteError
-from backend.contract.messages import Artifact, JobRequest, from_json, to_json
+from backend.contract.messages import Artifact, JobRequest, SystemInfo, from_json, to_json
 from backend.jobs import files, lifeline
 from backend.jobs.blob_store import BlobStore
 from backend.jobs.failures import failure_from
@@ -176,12 +176,21 @@ def main(arguments: list[str]) -> int:
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     if options.describe:
-        output.write(json.dumps([to_json(info) for info in registry.list_systems()]).encode() + b"\n")
+        output.write(json.dumps([to_json(describe(name)) for name in registry.system_names()]).encode() + b"\n")
         output.flush()
         return 0
     os.environ["MAQUETTE_DEVICE"] = options.device
     Worker(options.data, MessagePipe(sys.stdin.buffer.raw, output)).run()  # type: ignore[attr-defined]
     return 0
+
+
+def describe(name: str) -> SystemInfo:
+    """What the panel shows of a system; one that cannot be loaded is not ready and hides no other."""
+    try:
+        return registry.get_system(name).info()
+    except Exception as error:  # the worker border again
+        logger.exception("the system %s cannot be loaded", name)
+        return SystemInfo(name, name, (), (), False, failure_from(error).message)
 
 
 def _plain(device: str) -> str:
