@@ -181,6 +181,10 @@ TIERS: dict[str, Callable[[], TierResult]] = {
     "lint": lambda: run_check("lint", [backend_python(), "-m", "ruff", "check", "."]),
     "types": lambda: run_check("types", [backend_python(), "-m", "mypy", "backend/contract"]),
     "unit": lambda: backend_tests("unit", "tests/unit"),
+    "backend": lambda: backend_tests("backend", "tests/backend"),
+    "addon-4.5": lambda: blender_tests("addon-4.5", "4.5", "tests/addon"),
+    "addon-4.2": lambda: blender_tests("addon-4.2", "4.2", "tests/addon"),
+    "addon-5.0": lambda: blender_tests("addon-5.0", "5.0", "tests/addon"),
 }
 
 

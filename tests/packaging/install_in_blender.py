@@ -26,8 +26,8 @@ def registered_names() -> list[str]:
 
 def main() -> None:
     """Install, then switch off and on twice, and report the classes seen at each step."""
-    # The module form of Blender starts without its extension system.
-    addon_utils.enable("bl_pkg", default_set=False)
+    if not addon_utils.check("bl_pkg")[1]:  # the module form of Blender starts without its extension system
+        addon_utils.enable("bl_pkg", default_set=False)
     before = registered_names()
     bpy.ops.extensions.package_install_files(filepath=sys.argv[-1], repo="user_default", enable_on_install=True)
     seen = {"version": bpy.app.version_string, "before": before, "on": [registered_names()], "off": []}

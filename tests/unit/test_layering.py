@@ -39,6 +39,8 @@ BACKEND_ARROWS = {
     "jobs": BASE | {"systems"},
     "server": {"contract", "jobs", "systems"},
 }
+# Command lines inside a folder: like backend/__main__.py they stand above everything, and only that file calls them.
+COMMAND_LINES = {"backend/training/cli.py", "backend/evaluation/cli.py"}
 # What the lower layers of the add-on must not know.
 ADDON_FORBIDDEN = {"runtime": {"operators", "panels"}, "scene": {"operators", "panels", "runtime"}}
 
@@ -120,6 +122,8 @@ def test_every_backend_folder_has_its_arrows():
 def test_backend_arrows(layer: str):
     wrong = []
     for path in sources(f"backend/{layer}"):
+        if path.relative_to(ROOT).as_posix() in COMMAND_LINES:
+            continue
         for module in imported_modules(path):
             parts = module.split(".")
             if parts[0] != "backend" or len(parts) < 2 or parts[1] not in BACKEND_ARROWS:
@@ -127,6 +131,12 @@ def test_backend_arrows(layer: str):
             if parts[1] != layer and parts[1] not in BACKEND_ARROWS[layer]:
                 wrong.append(f"{path.relative_to(ROOT)}: {module}")
     assert wrong == []
+
+
+def test_only_the_main_module_calls_the_command_lines():
+    programs = {name.removesuffix(".py").replace("/", ".") for name in COMMAND_LINES}
+    callers = {path.relative_to(ROOT).as_posix() for path in sources("backend") if programs & set(imported_modules(path))}
+    assert callers <= {"backend/__main__.py"}
 
 
 @pytest.mark.parametrize("layer", sorted(ADDON_FORBIDDEN))
