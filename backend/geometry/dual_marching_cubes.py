@@ -162,9 +162,7 @@ def _connect(surface: _Surface, inside: Tensor, resolution: int) -> _Dual:
 
 
 def _quads(surface: _Surface, dual: _Dual, inside: Tensor, resolution: int) -> Tensor:
-    """Four dual vertices around every crossing edge that has four surface cubes [Q,4], seen so that normals point
-    outward.
-    """
+    """Four dual vertices around every crossing edge that has four surface cubes [Q,4]; normals point outward."""
     device = inside.device
     axis = torch.from_numpy(EDGE_AXIS).to(device)[dual.pair_edge]
     low = torch.from_numpy(EDGE_LOW).to(device)[dual.pair_edge]

@@ -103,8 +103,8 @@ def grouped_attention(q: Tensor, k: Tensor, v: Tensor, plan: GroupPlan) -> Tenso
     """Every voxel attends to all voxels of its group. q, k, v [L,H,D] -> [L,H,D]."""
     parts = []
     for bucket in plan.buckets:
-        heads = [values[bucket.rows].transpose(1, 2) for values in (q, k, v)]  # [n,H,m,D]
-        parts.append((bucket, F.scaled_dot_product_attention(*heads, attn_mask=bucket.mask)))
+        queries, keys, values = (rows[bucket.rows].transpose(1, 2) for rows in (q, k, v))  # [n,H,m,D]
+        parts.append((bucket, F.scaled_dot_product_attention(queries, keys, values, attn_mask=bucket.mask)))
     return _collect(parts, plan, v)
 
 

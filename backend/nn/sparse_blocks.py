@@ -103,6 +103,7 @@ class SparseResBlock3d(nn.Module):
         self.norm2 = LayerNorm32(out_channels, elementwise_affine=False, eps=BLOCK_EPS)
         self.conv1 = SparseConv3d(channels, out_channels, 3)
         self.conv2 = SparseConv3d(out_channels, out_channels, 3)
+        self.conv2.zero_()
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, 2 * out_channels))
         self.skip_connection = nn.Linear(channels, out_channels) if channels != out_channels else nn.Identity()
 

@@ -119,6 +119,11 @@ class SparseConv3d(nn.Module):
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
         self.conv = SubmanifoldKernel(in_channels, out_channels, kernel_size, bias)
 
+    def zero_(self) -> None:
+        """Set weight and bias to zero: a residual branch that starts silent."""
+        for parameter in self.conv.parameters():
+            nn.init.zeros_(parameter)
+
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Features [L,in] -> [L,out] on the same voxels."""
         dtype = _autocast_dtype(x.device, x.dtype)

@@ -50,7 +50,7 @@ def sparse_ops(manifest: Manifest, arrays: Arrays) -> list[Comparison]:
     down = downsample(x)
     up = upsample(down)
     children = subdivide(x)
-    found = [
+    found: list[Comparison] = [
         ("down_coords", down.coords, arrays["down_coords"]),
         ("down_feats", down.feats, arrays["down_feats"]),
         ("up_coords", up.coords, arrays["up_coords"]),
@@ -149,7 +149,7 @@ def _oriented(faces: np.ndarray) -> np.ndarray:
 def _compare_meshes(mesh: DualMesh, arrays: Arrays, prefix: str = "") -> list[Comparison]:
     """Vertices, attributes and oriented faces as sets.
 
-    ours are put into the reference's order by one-to-one nearest vertices.
+    Ours are put into the reference's order by one-to-one nearest vertices.
     """
     vertices, expected = mesh.vertices.numpy(), arrays[prefix + "vertices"]
     if vertices.shape != expected.shape:
@@ -189,10 +189,10 @@ def slat_dec_mesh(manifest: Manifest, arrays: Arrays) -> list[Comparison]:
 def mesh_extract(manifest: Manifest, arrays: Arrays) -> list[Comparison]:
     """Dual marching cubes, and its training variant where the case has one."""
     coords, feats = _tensor(arrays, "coords")[:, 1:], _tensor(arrays, "feats").float()
-    settings = {"resolution": int(manifest["config"]["res"]), "use_color": bool(manifest["config"]["use_color"])}
-    found = _compare_meshes(extract_mesh(coords, feats, **settings), arrays)
+    resolution, use_color = int(manifest["config"]["res"]), bool(manifest["config"]["use_color"])
+    found = _compare_meshes(extract_mesh(coords, feats, resolution, use_color), arrays)
     if "train_vertices" in arrays:
-        mesh = extract_mesh(coords, feats, **settings, training=True)
+        mesh = extract_mesh(coords, feats, resolution, use_color, training=True)
         assert mesh.field_vertices is not None and mesh.field_values is not None
         found += _compare_meshes(mesh, arrays, "train_")
         found.append(("train_reg_loss", mesh.regulariser, arrays["train_reg_loss"]))

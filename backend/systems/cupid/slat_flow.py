@@ -97,16 +97,11 @@ class SLatFlowModel(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        nn.init.normal_(self.t_embedder.mlp[0].weight, std=0.02)
-        nn.init.normal_(self.t_embedder.mlp[2].weight, std=0.02)
-        zeroed = [self.out_layer]
-        zeroed += [self.adaLN_modulation[1]] if self.share_mod else [b.adaLN_modulation[1] for b in self.blocks]
-        for block in [*self.input_blocks, *self.out_blocks]:
-            nn.init.zeros_(block.conv2.conv.weight)
-            nn.init.zeros_(block.conv2.conv.bias)
-        for linear in zeroed:
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        for name, parameter in self.named_parameters():
+            if name.startswith("t_embedder") and name.endswith("weight"):
+                nn.init.normal_(parameter, std=0.02)
+            if "adaLN_modulation" in name or name.startswith("out_layer"):
+                nn.init.zeros_(parameter)
 
     def set_compute_dtype(self, dtype: torch.dtype) -> None:
         """Run the torso in another precision; the ends of the network stay float32 (spec section 1.2)."""
@@ -114,8 +109,9 @@ class SLatFlowModel(nn.Module):
             convert_torso(part, dtype)
 
     def forward(self, x: SparseTensor, t: Tensor, cond: Tensor, weight: Tensor | None = None) -> SparseTensor:
-        """Noisy features [L,in], t [B] (1000 x flow time), cond [B,N,Cc] tokens, weight [B,N] of them -> velocity
-        [L,out].
+        """Velocity [L,out] of noisy features [L,in].
+
+        t [B] is 1000 x flow time, cond [B,N,Cc] image tokens, weight [B,N] of them (spec 8) or None.
         """
         dtype = torso_dtype(self.blocks)
         temb = self.t_embedder(t)
@@ -198,9 +194,9 @@ class VisualLatentConditioningSLatFlowModel(SLatFlowModel):
         return latent * x.spread((~absent).to(latent.dtype)[:, None])
 
     def visual_features(self, x: SparseTensor, image: Tensor, uv: Tensor) -> Tensor:
-        """f_l [L,sum(visual_feat_channels)].
+        """f_l [L,sum(visual_feat_channels)]: every map of the convolution chain sampled at each voxel.
 
-        every map of the convolution chain sampled at each voxel. image [B,3,H,W] in [0,1].
+        image [B,3,H,W] in [0,1]; there is no null handling, a zero image still gives the biases.
         """
         size = (self.visual_feat_resolution, self.visual_feat_resolution)
         if image.shape[-2:] != size:

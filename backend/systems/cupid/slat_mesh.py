@@ -40,14 +40,11 @@ class SparseSubdivideBlock3d(nn.Module):
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
         self.act_layers = nn.Sequential(_norm(channels), _Activation())
+        last = SparseConv3d(out_channels, out_channels, 3)
+        last.zero_()
         self.out_layers = nn.Sequential(
-            SparseConv3d(channels, out_channels, 3),
-            _norm(out_channels),
-            _Activation(),
-            SparseConv3d(out_channels, out_channels, 3),
+            SparseConv3d(channels, out_channels, 3), _norm(out_channels), _Activation(), last
         )
-        nn.init.zeros_(self.out_layers[3].conv.weight)
-        nn.init.zeros_(self.out_layers[3].conv.bias)
         same = channels == out_channels
         self.skip_connection = nn.Identity() if same else SparseConv3d(channels, out_channels, 1)
 

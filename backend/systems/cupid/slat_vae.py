@@ -217,14 +217,14 @@ class SLatGaussianDecoder(SparseTrunk):
         return [self._splats(coords, feats) for coords, feats in h.items()]
 
     def _splats(self, coords: Tensor, feats: Tensor) -> Gaussians:
-        config, count = self.config, int(self.config["num_gaussians"])
+        config, count, feats = self.config, int(self.config["num_gaussians"]), feats.float()
         rates, raw, start = config.get("lr", {}), {}, 0
         for name, shape in self.GROUPS.items():
             width = count * math.prod(shape)
             values = feats[:, start : start + width].reshape(-1, count, *shape)
             raw[name] = values * float(rates.get(name, 1.0))
             start += width
-        centre = (coords.to(feats.dtype) + 0.5) / self.resolution
+        centre = (coords.float() + 0.5) / self.resolution
         reach = 0.5 * float(config["voxel_size"]) / self.resolution
         offset = torch.tanh(raw["_xyz"] + self.offset_perturbation) * reach
         raw["_xyz"] = centre[:, None, :] + offset
@@ -278,10 +278,10 @@ class SLatRadianceFieldDecoder(SparseTrunk):
         widths = [self.rank * 3 * self.dim, self.rank, self.rank * 3]
         fields = []
         for coords, feats in h.items():
-            trivec, density, colour = feats.split(widths, dim=1)
+            trivec, density, colour = feats.float().split(widths, dim=1)
             fields.append(
                 RadianceField(
-                    position=(coords.to(feats.dtype) + 0.5) / self.resolution,
+                    position=(coords.float() + 0.5) / self.resolution,
                     trivec=trivec.reshape(-1, self.rank, 3, self.dim) + 1,
                     density=density,
                     features_dc=colour.reshape(-1, self.rank, 1, 3),
