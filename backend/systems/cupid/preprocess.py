@@ -1,0 +1,66 @@
+"""Photo with alpha to network inputs (specs/cupid.md 5). Arrays are uint8 RGBA [H,W,4] with straight alpha."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+CROP_PADDING = 1.2
+ALPHA_THRESHOLD = 0.8  # share of full opacity above which a pixel is object
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square ``image`` [S,S,4] uint8 around the object; ``scale``, ``left``, ``top`` in units of the longer side.
+
+    ``box`` is (left, top, right, bottom) in pixels of the picture and may reach outside.
+    """
+
+    image: np.ndarray
+    box: tuple[int, int, int, int]
+    scale: float
+    left: float
+    top: float
+
+    @property
+    def parameters(self) -> tuple[float, float, float]:
+        """(scale, left, top): what ``pose.de_crop`` needs."""
+        return self.scale, self.left, self.top
+
+
+def crop_to_content(
+    rgba: np.ndarray, padding: float = CROP_PADDING, alpha_threshold: float = ALPHA_THRESHOLD
+) -> Crop:
+    """Square crop around the pixels of ``rgba`` [H,W,4] that are opaque enough; outside is transparent.
+
+    Raises ValueError when no pixel is opaque enough.
+    """
+    rows, columns = np.nonzero(rgba[..., 3] > alpha_threshold * 255)
+    if not len(rows):
+        raise ValueError("No object was found in the picture; give a mask that covers it.")
+    left, right = int(columns.min()), int(columns.max())
+    top, bottom = int(rows.min()), int(rows.max())
+    size = max(int(max(right - left, bottom - top) * padding), 2)  # two pixels: the smallest crop with an area
+    centre_x, centre_y, half = (left + right) / 2, (top + bottom) / 2, size // 2
+    edges = (centre_x - half, centre_y - half, centre_x + half, centre_y + half)
+    box = tuple(int(round(edge)) for edge in edges)  # Pillow rounds the box of a crop in the same way
+    longest = max(rgba.shape[:2])
+    image = np.asarray(Image.fromarray(rgba, "RGBA").crop(box))
+    return Crop(image, box, size / longest, edges[0] / longest, edges[1] / longest)
+
+
+def premultiplied_tensor(rgba: np.ndarray, size: int) -> np.ndarray:
+    """RGB times alpha [3,size,size] float32 in [0,1] of ``rgba`` [S,S,4] after Lanczos resizing."""
+    resized = Image.fromarray(np.ascontiguousarray(rgba), "RGBA").resize((size, size), Image.Resampling.LANCZOS)
+    pixels = np.asarray(resized, np.float32) / 255.0
+    return np.ascontiguousarray((pixels[..., :3] * pixels[..., 3:]).transpose(2, 0, 1))
+
+
+def normalise_imagenet(image: np.ndarray) -> np.ndarray:
+    """``image`` [3,H,W] in [0,1] with the ImageNet mean and deviation removed (input of the DINO encoder only)."""
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (image - mean) / std
