@@ -5,6 +5,8 @@ from __future__ import annotations
 import faulthandler
 import logging
 import logging.handlers
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 LOG_BYTES = 2 * 1024 * 1024
@@ -23,3 +25,17 @@ def log_to_file(path: Path) -> None:
     logging.raiseExceptions = False  # a full disk must not turn each log line into a traceback on standard error
     logging.captureWarnings(True)
     faulthandler.enable()
+
+
+@contextmanager
+def log_also_to(path: Path) -> Iterator[None]:
+    """Send what is logged inside the context to `path` as well. Errors: OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter(FORMAT))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()

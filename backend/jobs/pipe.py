@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import threading
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 HEADER = struct.Struct(">I")
 LIMIT_BYTES = 16 * 1024 * 1024
@@ -15,7 +15,7 @@ LIMIT_BYTES = 16 * 1024 * 1024
 class MessagePipe:
     """Two byte streams as one stream of messages each way. Any thread may send; one thread receives."""
 
-    def __init__(self, reader: BinaryIO, writer: BinaryIO) -> None:
+    def __init__(self, reader: IO[bytes], writer: IO[bytes]) -> None:
         self._reader = reader
         self._writer = writer
         self._lock = threading.Lock()

@@ -27,7 +27,7 @@ from backend.contract.messages import Artifact, JobRequest, SystemInfo, from_jso
 from backend.jobs import files, lifeline
 from backend.jobs.blob_store import BlobStore
 from backend.jobs.failures import failure_from
-from backend.jobs.logs import log_to_file
+from backend.jobs.logs import log_also_to, log_to_file
 from backend.jobs.pipe import MessagePipe
 from backend.systems import registry
 from backend.systems.base import ArtifactData, Hooks
@@ -115,7 +115,8 @@ class Worker:
     def _run_job(self, job: JobRequest) -> None:
         logger.info("job %s: %s %s", job.job_id, job.system, job.task)
         try:
-            self._make(job)
+            with log_also_to(self._jobs / job.job_id / "job.log"):
+                self._make(job)
         except Exception as error:  # the worker border: every failure becomes a message
             failure = failure_from(error)
             if not isinstance(error, MaquetteError):
@@ -180,7 +181,8 @@ def main(arguments: list[str]) -> int:
         output.flush()
         return 0
     os.environ["MAQUETTE_DEVICE"] = options.device
-    Worker(options.data, MessagePipe(sys.stdin.buffer.raw, output)).run()  # type: ignore[attr-defined]
+    # Unbuffered: a buffered reader that a thread waits in would hold its lock while the process ends.
+    Worker(options.data, MessagePipe(os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0), output)).run()
     return 0
 
 

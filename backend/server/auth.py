@@ -6,14 +6,22 @@ its own host name points at 127.0.0.1, the Host header gives it away. There is n
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
+import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.contract.errors import Failure
 from backend.contract.messages import to_json
 from backend.server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+DRAIN_BYTES = 16 * 1024 * 1024
+DRAIN_SECONDS = 2.0
+"""What a refused sender may still send before its connection is closed: enough for honest mistakes."""
 
 
 class HttpFailure(Exception):
@@ -42,7 +50,7 @@ class Gate:
             return
         problem = self._problem(scope)
         if problem is not None:
-            await _answer(send, problem)
+            await _answer(receive, send, problem)
             return
         await self._app(scope, _capped(receive, self._limit(scope)), send)
 
@@ -81,6 +89,7 @@ def _capped(receive: Receive, limit: int) -> Receive:
         message = await receive()
         taken += len(message.get("body", b""))
         if taken > limit:
+            await drain(receive)
             raise too_large(limit)
         return message
 
@@ -91,10 +100,29 @@ def _header(scope: Scope, name: bytes) -> list[bytes]:
     return [value for key, value in scope["headers"] if key == name]
 
 
-async def _answer(send: Send, problem: HttpFailure) -> None:
+async def drain(receive: Receive) -> None:
+    """Drop the rest of a body, within bounds: closing on unread bytes resets the connection, and the answer is lost."""
+
+    async def drop() -> None:
+        left = DRAIN_BYTES
+        while left > 0:
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if not message.get("more_body", False):
+                return
+
+    try:
+        await asyncio.wait_for(drop(), DRAIN_SECONDS)
+    except TimeoutError:
+        logger.info("a refused sender did not finish")
+
+
+async def _answer(receive: Receive, send: Send, problem: HttpFailure) -> None:
+    """Answer at once, then let the sender finish; the connection carries no further request."""
     body = error_body(problem.failure)
-    # The body was not read, so the connection cannot carry another request.
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()),
                (b"connection", b"close")]  # fmt: skip
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    await drain(receive)
+    await send({"type": "http.response.body", "body": b""})

@@ -82,7 +82,7 @@ def measure_fresh_backend(size: int = SIZE, repeats: int = 3) -> BlobSpeeds:
     token = secrets.token_hex(32)
     with tempfile.TemporaryDirectory() as data:
         process = subprocess.Popen(
-            [sys.executable, "-m", "backend.server.serve", "--data", data], stdin=subprocess.PIPE,
+            [sys.executable, "-m", "backend", "serve", "--data", data], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, cwd=Path(__file__).resolve().parents[2],
         )  # fmt: skip
         assert process.stdin is not None and process.stdout is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from concurrent.futures import Future
 from pathlib import Path
 
 from fastapi import Request
@@ -13,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from backend.contract.errors import Failure
 from backend.jobs.blob_store import BlobStore
 from backend.jobs.failures import DISK_FULL
-from backend.server.auth import HttpFailure
+from backend.server.auth import HttpFailure, drain
 
 PART_BYTES = 1024 * 1024
 """One hand-over between loop and thread a MiB: below, the hand-overs cost more than the bytes (measured)."""
@@ -30,10 +29,20 @@ async def receive_blob(store: BlobStore, sha256: str, request: Request) -> bool:
         return False
     announced = int(request.headers.get("content-length", 0))
     if not store.has_room(announced):
+        await drain(request.receive)
         raise HttpFailure(507, Failure("disk_full", DISK_FULL, f"{announced} bytes", "free_disk"))
+    try:
+        await _write_body(store, sha256, request)
+    except OSError:
+        await drain(request.receive)
+        raise
+    return True
+
+
+async def _write_body(store: BlobStore, sha256: str, request: Request) -> None:
     loop = asyncio.get_running_loop()
     with store.writer(sha256) as writer:
-        pending: asyncio.Future[None] | Future[None] | None = None
+        pending: asyncio.Future[None] | None = None
         part = bytearray()
         try:
             async for chunk in request.stream():
@@ -48,7 +57,6 @@ async def receive_blob(store: BlobStore, sha256: str, request: Request) -> bool:
                 await pending
         writer.write(part)
         await run_in_threadpool(writer.commit)
-    return True
 
 
 async def send_blob(path: Path) -> AsyncIterator[bytes]:

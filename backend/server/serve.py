@@ -86,7 +86,6 @@ class Stopper:
     def __init__(self) -> None:
         self.stopping = threading.Event()
         self.server: Server | None = None
-        self.jobs: JobQueue | None = None
 
     def stop(self, reason: str) -> None:
         """Begin to stop."""
@@ -102,9 +101,7 @@ class Stopper:
 
     def _cut(self) -> None:
         logger.error("the shutdown hangs; leaving now")
-        for executor in self.jobs.executors if self.jobs else ():
-            executor.stop()
-        os._exit(1)
+        os._exit(1)  # the worker sees the end of its input
 
 
 def main(argv: list[str]) -> int:
@@ -114,7 +111,7 @@ def main(argv: list[str]) -> int:
     if hasattr(signal, "SIGHUP"):
         # The signal also comes when only the thread that started us ends, so look before leaving.
         parent = os.getppid()
-        signal.signal(signal.SIGHUP, lambda *_: os.getppid() != parent and stopper.stop("the parent died"))
+        signal.signal(signal.SIGHUP, lambda *_: stopper.stop("the parent died") if os.getppid() != parent else None)
         lifeline.request_parent_death_signal(signal.SIGHUP)
     try:
         greeting = read_greeting(stopper)
@@ -146,7 +143,6 @@ def serve(options: argparse.Namespace, greeting: Greeting, stopper: Stopper) -> 
     journal = open_journal(options.data)
     executor = LocalExecutor(options.data, options.device)
     jobs = JobQueue(options.data, journal, BlobStore(options.data / "blobs"), [executor])
-    stopper.jobs = jobs
     try:
         jobs.start()
         bound = bind()
@@ -183,17 +179,23 @@ def bind() -> socket.socket:
 
 
 def read_greeting(stopper: Stopper) -> Greeting:
-    """The parent's line; from then on the end of standard input stops us. Errors: `MaquetteError` bad_input."""
+    """The parent's greeting; from then on the end of standard input stops us. Errors: `MaquetteError` bad_input."""
     lines: queue.Queue[bytes] = queue.Queue()
     threading.Thread(target=_read_input, args=(lines, stopper), name="parent", daemon=True).start()
     try:
-        data = json.loads(lines.get(timeout=GREETING_SECONDS))
+        return parse_greeting(lines.get(timeout=GREETING_SECONDS))
+    except queue.Empty:
+        return parse_greeting(b"")
+
+
+def parse_greeting(line: bytes) -> Greeting:
+    """The greeting in `line`. Errors: `MaquetteError` bad_input."""
+    try:
+        data = json.loads(line)
         greeting = Greeting(data["token"], data.get("parent_pid", 0))
         if TOKEN.fullmatch(greeting.token) and isinstance(greeting.parent_pid, int):
             return greeting
         detail = "token or parent_pid is malformed"
-    except queue.Empty:
-        detail = f"no line within {GREETING_SECONDS:.0f} seconds"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         detail = f"{type(error).__name__}: {error}"
     raise MaquetteError("bad_input", "The backend was not greeted as agreed. Start it from Blender.", detail)

@@ -27,8 +27,8 @@ WAIT_SECONDS = 20.0
 class BackendProcess:
     """A backend over the data folder `data`, ready when constructed."""
 
-    def __init__(self, data: Path, module: str = "backend.server.serve", **popen: Any) -> None:
-        self.process = start_process(data, module, **popen)
+    def __init__(self, data: Path, *command: str, **popen: Any) -> None:
+        self.process = start_process(data, *command, **popen)
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(json.dumps({"token": TOKEN, "parent_pid": os.getpid()}).encode() + b"\n")
         self.process.stdin.flush()
@@ -101,10 +101,11 @@ class BackendProcess:
         self.process.wait(WAIT_SECONDS)
 
 
-def start_process(data: Path, module: str = "backend.server.serve", **popen: Any) -> subprocess.Popen[bytes]:
-    """A backend process that waits for its greeting."""
+def start_process(data: Path, *command: str, **popen: Any) -> subprocess.Popen[bytes]:
+    """A backend process that waits for its greeting; `command` is a module and its arguments."""
     return subprocess.Popen(
-        [sys.executable, "-m", module, "--data", str(data)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        [sys.executable, "-m", *(command or ("backend", "serve")), "--data", str(data)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         env=os.environ | {"MAQUETTE_EXTRA_SYSTEMS": ECHO}, **popen,
     )  # fmt: skip
 

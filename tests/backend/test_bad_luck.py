@@ -18,7 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from backend.contract.errors import MaquetteError
 from backend.jobs import blob_store
+from backend.server.serve import parse_greeting
 from tests.backend.backend_process import (
     ROOT,
     TOKEN,
@@ -67,9 +69,8 @@ def test_backend_killed_between_done_and_applied(start_backend: Callable[..., Ba
     assert again.call("POST", f"/jobs/{job_id}/applied").json()["applied"] is True
 
 
-@pytest.mark.parametrize("damage", ["lost", "overwritten"])
-def test_journal_is_rebuilt_from_the_folders(
-    start_backend: Callable[..., BackendProcess], tmp_path: Path, damage: str
+def test_damaged_journal_is_rebuilt_from_the_folders(
+    start_backend: Callable[..., BackendProcess], tmp_path: Path
 ) -> None:
     backend = start_backend()
     job_id = backend.submit({"image": backend.put_blob(b"precious")})
@@ -77,8 +78,7 @@ def test_journal_is_rebuilt_from_the_folders(
     backend.close()
     for path in (tmp_path / "data").glob("journal.sqlite*"):
         path.unlink()
-    if damage == "overwritten":
-        (tmp_path / "data" / "journal.sqlite").write_bytes(b"not a database" * 1000)
+    (tmp_path / "data" / "journal.sqlite").write_bytes(b"not a database" * 1000)
     restored = start_backend().job(job_id)
     assert (restored.state, restored.artifacts, restored.request) == (done.state, done.artifacts, done.request)
 
@@ -111,7 +111,7 @@ def test_parent_killed(tmp_path: Path) -> None:
         import json, os, subprocess, sys, time
         reader, writer = os.pipe()
         keeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"], pass_fds=(writer,))
-        child = subprocess.Popen([sys.executable, "-m", "backend.server.serve", "--data", sys.argv[1]],
+        child = subprocess.Popen([sys.executable, "-m", "backend", "serve", "--data", sys.argv[1]],
                                  stdin=reader, stdout=subprocess.PIPE)
         greeting = {{"token": {TOKEN!r}, "parent_pid": os.getpid()}}
         os.write(writer, json.dumps(greeting).encode() + b"\\n")
@@ -145,9 +145,15 @@ def test_thread_that_started_us_may_end(tmp_path: Path) -> None:
     started[0].close()
 
 
-@pytest.mark.parametrize("line", [b"\n", b"{}\n", b'{"token": "short", "parent_pid": 1}\n', b"[1]\n", b"",
-                                  b'{"token": 5}\n', b"x" * 10_000])  # fmt: skip
-def test_wrong_greeting(tmp_path: Path, line: bytes) -> None:
+@pytest.mark.parametrize("line", [b"", b"{}", b'{"token": "short", "parent_pid": 1}', b"[1]", b'{"token": 5}', b"7",
+                                  b"\xff", b'{"token": "' + b"0" * 64 + b'", "parent_pid": "1"}'])  # fmt: skip
+def test_wrong_greeting(line: bytes) -> None:
+    with pytest.raises(MaquetteError, match="greeted"):
+        parse_greeting(line)
+
+
+@pytest.mark.parametrize("line", [b"", b"x" * 10_000])
+def test_wrong_greeting_ends_the_process(tmp_path: Path, line: bytes) -> None:
     output, status = run_to_end(tmp_path / "data", line)
     assert status == 3
     assert output["error"]["code"] == "bad_input"
