@@ -25,6 +25,7 @@ from backend.training.checkpoints import load_strict, load_tensors, save_model
 from backend.training.loop import LoopSettings, TrainingLoop
 
 from .image_encoder import ImageEncoder
+from .losses import dice_loss, flow_loss, flow_times, flow_training_pair, kl_loss, uv_vae_losses
 from .structure_flow import SparseStructureFlowModel
 from .structure_vae import SparseStructureDecoder, SparseStructureEncoder
 
@@ -34,7 +35,6 @@ CONFIGS = Path(__file__).with_name("configs")
 MINI_WEIGHTS = Path(__file__).parents[2] / "weights" / "mini"
 LATENT_CHANNELS = 8
 DROP_CONDITION = 0.1
-SIGMA_MIN = 1e-5
 KL_WEIGHT = 1e-3
 
 
@@ -59,17 +59,6 @@ class TrainRequest:
 def model_config(config: str) -> dict[str, dict]:
     """The `models` of the configuration `config`: role to {"name", "args"}."""
     return json.loads((CONFIGS / f"{config}.json").read_text())["models"]
-
-
-def dice_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """1 - (2 sum pq + 1) / (sum p + sum q + 1) over the whole batch (12.2)."""
-    probability = torch.sigmoid(logits)
-    return 1 - (2 * (probability * target).sum() + 1) / (probability.sum() + target.sum() + 1)
-
-
-def kl_loss(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
-    """0.5 mean(mu^2 + e^lv - lv - 1) (12.2)."""
-    return 0.5 * (mean.square() + logvar.exp() - logvar - 1).mean()
 
 
 def uv_volumes(world_to_camera: torch.Tensor, intrinsics: torch.Tensor, resolution: int) -> torch.Tensor:
@@ -163,12 +152,11 @@ class VaeStage(Stage):
         )
         self.resolution = latent_resolution(self.models) * 2 ** (len(self.models["ss_dec"]["args"]["channels"]) - 1)
 
-    def run(self, volume: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of `volume` [B,C,R,R,R] and the weighted KL."""
+    def run(self, volume: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits, mean and log-variance of `volume` [B,C,R,R,R], the posterior sampled with `generator`."""
         side = latent_resolution(self.models)
         noise = _random(torch.Size((len(volume), LATENT_CHANNELS, side, side, side)), generator, self.device)
-        logits, mean, logvar = self.module(volume, noise)
-        return logits.float(), KL_WEIGHT * kl_loss(mean.float(), logvar.float())
+        return self.module(volume, noise)
 
     def export(self, loop: TrainingLoop) -> None:
         self.export_part(loop, self.encoder_role, "encoder")
@@ -187,11 +175,10 @@ class UvVae(VaeStage):
 
     def loss(self, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         volume = self._volumes(generator, self.size)
-        logits, kl = self.run(volume, generator)
-        support = volume[:, :1]
-        dice = dice_loss(logits[:, :1], support)
-        distance = ((torch.sigmoid(logits[:, 1:]) - volume[:, 1:]).abs() * support).sum() / support.sum()
-        return dice + distance + kl, {"uv_error": float(distance.detach()) / 2, "dice": float(dice.detach())}
+        logits, mean, logvar = self.run(volume, generator)
+        losses = uv_vae_losses(logits, volume[:, :1], volume[:, 1:], mean, logvar, KL_WEIGHT)
+        parts = {"uv_error": float(losses["uv_volume_l1"].detach()) / 2, "dice": float(losses["ssuv_dice"].detach())}
+        return losses["loss"], parts
 
     def validate(self) -> dict[str, float]:
         volume = self._volumes(torch.Generator().manual_seed(1), 32)
@@ -214,10 +201,10 @@ class StructureVae(VaeStage):
     def loss(self, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         chosen = self.volumes[torch.randint(len(self.volumes), (self.size,), generator=generator)]
         volume = random_quarter_turns(chosen, generator)[:, None].float().to(self.device)
-        logits, kl = self.run(volume, generator)
+        logits, mean, logvar = self.run(volume, generator)
         dice = dice_loss(logits, volume)
-        entropy = F.binary_cross_entropy_with_logits(logits, volume)
-        return dice + entropy + kl, {"dice": float(dice.detach())}
+        entropy = F.binary_cross_entropy_with_logits(logits.float(), volume)
+        return dice + entropy + KL_WEIGHT * kl_loss(mean.float(), logvar.float()), {"dice": float(dice.detach())}
 
     def validate(self) -> dict[str, float]:
         volume = self.held_out[:64, None].float().to(self.device)
@@ -249,17 +236,16 @@ class StructureFlow(Stage):
     def _velocity_loss(
         self, image: torch.Tensor, target: torch.Tensor, generator: torch.Generator, drop: float
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        time = torch.sigmoid(torch.randn(len(target), generator=generator) + 1).to(self.device)
+        times = flow_times(len(target), generator).to(self.device)
         noise = _random(target.shape, generator, self.device)
-        shaped = time.view(-1, 1, 1, 1, 1)
-        mixed = (1 - shaped) * target + (SIGMA_MIN + (1 - SIGMA_MIN) * shaped) * noise
-        tokens = self.module.encoder(image)
+        mixed, velocity = flow_training_pair(target, times, noise)
         keep = (torch.rand(len(target), generator=generator) >= drop).to(self.device)
-        velocity = self.module.flow(mixed, 1000 * time, tokens * keep.view(-1, 1, 1)).float()
-        error = (velocity - ((1 - SIGMA_MIN) * noise - target)).square()
-        return error.mean(), {
-            "occupancy": float(error[:, :LATENT_CHANNELS].detach().mean()),
-            "uv": float(error[:, LATENT_CHANNELS:].detach().mean()),
+        tokens = self.module.encoder(image) * keep.view(-1, 1, 1)
+        predicted = self.module.flow(mixed, 1000 * times, tokens).float()
+        error = (predicted.detach() - velocity).square()
+        return flow_loss(predicted, velocity), {
+            "occupancy": float(error[:, :LATENT_CHANNELS].mean()),
+            "uv": float(error[:, LATENT_CHANNELS:].mean()),
         }
 
     def validate(self) -> dict[str, float]:
@@ -324,7 +310,7 @@ class LatentSet:
         rgba = self.images[chosen, view].to(device).permute(0, 3, 1, 2).float() / 255
         exposure = 0.8 + 0.4 * torch.rand(count, 1, 1, 1, generator=generator).to(device)
         image = (rgba[:, :3] * exposure).clamp(0, 1) * rgba[:, 3:]
-        latent = torch.cat([self.shapes[chosen], self.cubes[chosen, view]], 1).float().to(device)
+        latent = torch.cat([self.shapes[chosen].float(), self.cubes[chosen, view].float()], 1).to(device)
         mean, std = (x.view(1, -1, 1, 1, 1).to(device) for x in self.normalization)
         return image, (latent - mean) / std
 

@@ -1,0 +1,102 @@
+"""Training of CUPID on a handful of made-up objects: every stage runs a step, exports, and loads strictly again."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from backend.contract.errors import MaquetteError
+from backend.data import crops, shards, views
+from backend.systems.cupid import train
+from backend.systems.cupid.data_prep import uv_cube
+
+OBJECTS, VIEWS = 4, 2
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of boxes of random sizes with flat pictures: no rendering, the right shapes."""
+    folder = tmp_path_factory.mktemp("shards")
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        cubes = np.zeros((OBJECTS, 32, 32, 32), bool)
+        for cube in cubes:
+            low = random.integers(2, 14, 3)
+            cube[low[0] : 30 - low[0], low[1] : 30 - low[1], low[2] : 30 - low[2]] = True
+        cameras = [views.random_cameras(VIEWS, i) for i in range(OBJECTS)]
+        picture = crops.encode_image(random.integers(0, 256, (96, 96, 4)).astype(np.uint8))
+        count = OBJECTS * VIEWS
+        tensors = {
+            "images": np.frombuffer(picture * count, np.uint8),
+            "image_offsets": np.arange(count + 1, dtype=np.int64) * len(picture),
+            "occupancy": np.stack([shards.pack_cube(cube) for cube in cubes]),
+            "world_to_camera": np.array([[c.world_to_camera for c in row] for row in cameras], np.float32),
+            "intrinsics": np.array([[c.intrinsics for c in row] for row in cameras], np.float32),
+        }
+        entry = {"ids": list("abcd"), "captions": [""] * OBJECTS, "split": split, "views": VIEWS, "seed": 0}
+        shards.write_shard(folder / f"{split}-00000.safetensors", tensors, entry)
+    shards.write_index(folder)
+    return folder
+
+
+def request(stage: str, data: Path, out: Path, **changes: object) -> train.TrainRequest:
+    options = {
+        "stage": stage,
+        "data": data,
+        "out": out,
+        "config": "mini",
+        "minutes": 0.001,
+        "resume": False,
+        "export": True,
+        "device": "cpu",
+        "batch": 2,
+        "rate": 0.0,
+        "total": 100,
+        "seed": 0,
+    }
+    return train.TrainRequest(**(options | changes))  # type: ignore[arg-type]
+
+
+def test_uv_volumes_agree_with_the_specified_cube() -> None:
+    """Tolerance 1e-5: float32 against float64."""
+    camera = views.random_cameras(3, 7)[2]
+    intrinsics = camera.intrinsics @ np.diag([1.7, 1.7, 1.0])
+    raw, _ = uv_cube(camera.world_to_camera, intrinsics, 8)
+    matrices = (torch.from_numpy(m).float()[None] for m in (camera.world_to_camera, intrinsics))
+    volume = train.uv_volumes(*matrices, 8)[0].numpy()
+    assert volume[1:] == pytest.approx(raw.clip(0, 1), abs=1e-5)
+    inside = ((raw >= 0.01) & (raw <= 0.99)).all(0)
+    assert np.array_equal(volume[0] > 0, inside) and inside.any() and not inside.all()
+
+
+def test_random_crops_keep_the_object_in_the_picture() -> None:
+    cameras, intrinsics = train.random_crops(64, 3)
+    centre = cameras[:, :3, 3:]
+    uv = (intrinsics @ centre)[:, :2, 0] / centre[:, 2]
+    assert ((uv > 0) & (uv < 1)).all()
+    again = train.random_crops(64, 3)
+    assert torch.equal(again[0], cameras) and torch.equal(again[1], intrinsics)
+
+
+def test_stages_run_in_order_export_and_load(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tmp_path / "weights"
+    monkeypatch.setattr(train, "MINI_WEIGHTS", weights)
+    with pytest.raises(MaquetteError, match="ss_enc"):
+        train.train(request("structure_flow", data, tmp_path))
+    for stage in train.STAGES:
+        result = train.train(request(stage, data, tmp_path))
+        assert all(np.isfinite(value) for value in result.values())
+        assert (tmp_path / stage / "state.json").exists()
+    models = train.model_config("mini")
+    device = torch.device("cpu")
+    for role in ("uv_enc", "ss_enc"):
+        assert train.frozen(train.SparseStructureEncoder, models, role, device).training is False
+    flow = train.frozen(train.SparseStructureFlowModel, models, "structure_flow", device)
+    assert flow(torch.zeros(1, 16, 8, 8, 8), torch.tensor([500.0]), torch.zeros(1, 69, 256)).shape == (1, 16, 8, 8, 8)
+    assert (weights / "pipeline.json").exists()
+
+
+def test_an_unknown_stage_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(MaquetteError, match="structure_flow"):
+        train.train(request("everything", data, tmp_path))
