@@ -1,0 +1,1 @@
+"""Operators: each reads settings, calls one function and reports."""

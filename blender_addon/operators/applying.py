@@ -1,0 +1,101 @@
+"""From a finished job to the scene. Plain functions; the operators in `jobs` make each call one undo step."""
+
+from __future__ import annotations
+
+import json
+
+import bpy
+
+from ...backend.contract.errors import MaquetteError
+from ...backend.contract.meshes import MeshData, MeshError, mesh_from_bytes
+from ...backend.contract.messages import MessageError
+from ..runtime import session
+from ..runtime.intent import ApplyIntent, intent_from_json
+from ..runtime.job_store import JobRecord, JobStore
+from ..runtime.pictures import inspect_picture
+from ..scene import apply, guard
+from ..scene.cameras import SolvedCamera, solved_camera_from_json
+from .requesting import job_record, provenance_of
+
+OTHER_FILE = "This result was meant for another file. Press Apply to put it here."
+
+
+def apply_job(context: bpy.types.Context, job_id: str) -> str:
+    """Put the result of a job into the current scene; returns a sentence to show, mostly empty.
+
+    Errors: `MaquetteError` when the moment is unsafe or the result's files are gone or damaged.
+    """
+    current = session.get()
+    record = job_record(job_id)
+    reason = guard.waiting_reason()
+    if reason:
+        raise MaquetteError("bad_input", reason)
+    result = load_result(current.store, record)
+    with guard.preserved(context):
+        _, message = apply.apply_result(context.scene, result)
+    current.mark_applied(job_id)
+    return message
+
+
+def waiting_reason(record: JobRecord) -> str:
+    """Why a finished result may not enter the scene by itself right now; empty when it may."""
+    intent = _intent(record)
+    scene = bpy.context.scene
+    if intent.blender != session.BLENDER_RUN or all(item.session_uid != intent.scene_uid for item in bpy.data.scenes):
+        return OTHER_FILE
+    if scene.session_uid != intent.scene_uid:
+        return f'The result waits for its scene. Switch to "{intent.scene_name}", or press Apply to put it here.'
+    return guard.waiting_reason()
+
+
+def load_result(store: JobStore, record: JobRecord) -> apply.Result:
+    """Read a job's files. Errors: `MaquetteError`."""
+    if record.state != "done" or not record.downloaded:
+        raise MaquetteError("bad_input", "This job has no result yet.")
+    intent = _intent(record)
+    picture = store.input_path(record) if intent.show_background else None
+    orientation = 1
+    if picture is not None:
+        try:
+            orientation = inspect_picture(picture).orientation
+        except MaquetteError:
+            picture = None  # replaced by something else since; the object is still worth having
+    return apply.Result(
+        title=record.title,
+        mesh=_mesh(store, record),
+        camera=_camera(store, record),
+        provenance=provenance_of(record),
+        size=intent.size,
+        placement=intent.placement,
+        cursor=intent.cursor,
+        move=intent.move,
+        set_render_size=intent.set_render_size,
+        picture=picture,
+        orientation=orientation,
+    )
+
+
+def _mesh(store: JobStore, record: JobRecord) -> MeshData:
+    try:
+        return mesh_from_bytes(store.artifact_path(record.job_id, "asset.mesh").read_bytes())
+    except (OSError, MeshError) as error:
+        raise MaquetteError(
+            "internal", "This result's mesh is missing or damaged. Press Retry to make it again.", repr(error), "retry"
+        ) from error
+
+
+def _camera(store: JobStore, record: JobRecord) -> SolvedCamera | None:
+    path = store.artifact_path(record.job_id, "camera.json")
+    if not path.is_file():
+        return None
+    try:
+        return solved_camera_from_json(json.loads(path.read_text("utf-8")))
+    except ValueError as error:
+        raise MaquetteError("internal", "This camera cannot be read. Press Retry.", repr(error), "retry") from error
+
+
+def _intent(record: JobRecord) -> ApplyIntent:
+    try:
+        return intent_from_json(record.origin)
+    except MessageError as error:
+        raise MaquetteError("internal", "This job does not say where its result goes.", str(error)) from error

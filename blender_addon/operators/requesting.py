@@ -1,0 +1,154 @@
+"""From the settings on a scene to a job, and back. Plain functions: a script gets the same job as the button."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import bpy
+
+from ...backend.contract.errors import MaquetteError
+from ...backend.contract.messages import MessageError
+from ..runtime import session
+from ..runtime.intent import ApplyIntent, intent_from_json, intent_to_json
+from ..runtime.job_store import JobRecord
+from ..runtime.pictures import inspect_picture, normalised_focal
+from ..scene import cameras
+
+TASK = "image_to_3d"
+WEIGHTS = "mini"
+
+
+def create_job(scene: bpy.types.Scene) -> JobRecord:
+    """Start the job that the Create panel describes. Errors: `MaquetteError` with one sentence."""
+    settings = scene.maquette_create
+    inspect_picture(picture_path(settings))
+    intent = _intent(scene, settings, "CAMERA" if settings.match_camera else "NONE")
+    return session.get().submit(_record(settings, intent, focal=None))
+
+
+def match_job(scene: bpy.types.Scene) -> JobRecord:
+    """Start the job that the Match Photo panel describes. Errors: `MaquetteError` with one sentence."""
+    settings = scene.maquette_match
+    info = inspect_picture(picture_path(settings))
+    focal = None
+    if settings.move == "OBJECT":
+        if scene.camera is None or scene.camera.type != "CAMERA":
+            raise MaquetteError("bad_input", "The scene has no camera to stay. Add one, or move the camera instead.")
+        if not all(info.size):
+            raise MaquetteError("bad_input", "The picture's size cannot be read. Save it as PNG and choose it again.")
+        _, intrinsics = cameras.read_camera(scene.camera, info.size)
+        focal = float(intrinsics[0, 0])  # the camera keeps its lens, so the solution has to use it
+    elif settings.focal_mode == "LOCKED":
+        focal = normalised_focal(settings.focal_mm, info.size)
+    return session.get().submit(_record(settings, _intent(scene, settings, settings.move), focal))
+
+
+def retry_job(job_id: str) -> JobRecord:
+    """Send a finished, failed or cancelled job once more, as a new job. Errors: `MaquetteError`."""
+    current = session.get()
+    old = job_record(job_id)
+    picture = current.store.input_path(old)
+    if picture is None:
+        inspect_picture(Path(old.image_path))
+    fresh = JobRecord(
+        uuid.uuid4().hex,
+        old.title,
+        old.system,
+        old.task,
+        old.parameters,
+        _renewed(old.origin),
+        str(picture),
+        time.time(),
+    )
+    return current.submit(fresh)
+
+
+def job_record(job_id: str) -> JobRecord:
+    """The job `job_id`. Errors: `MaquetteError` when it is gone."""
+    store = session.get().open_folder()
+    record = store.get(job_id)
+    if record is None:
+        raise MaquetteError("bad_input", "This job is not in the list any more.")
+    return record
+
+
+def restore_inputs(scene: bpy.types.Scene, provenance: dict[str, Any]) -> None:
+    """Put what a result was made from back into the panel it came from. Errors: `MaquetteError`."""
+    parameters = provenance.get("parameters", {})
+    try:
+        intent = intent_from_json(provenance.get("origin", {}))
+    except MessageError as error:
+        raise MaquetteError("bad_input", "This object does not say what it was made from.", str(error)) from error
+    settings = scene.maquette_match if provenance.get("panel") == "match" else scene.maquette_create
+    settings.image = provenance.get("image_path", "")
+    settings.seed = int(parameters.get("seed", 0))
+    settings.steps = int(parameters.get("steps", settings.steps))
+    settings.size = intent.size
+    settings.placement = intent.placement
+    settings.show_background = intent.show_background
+    settings.set_render_size = intent.set_render_size
+    if provenance.get("panel") == "match":
+        settings.move = intent.move
+    else:
+        settings.match_camera = intent.move == "CAMERA"
+    if provenance.get("system") in [item[0] for item in _engines()]:
+        settings.engine = provenance["system"]
+
+
+def provenance_of(record: JobRecord) -> dict[str, Any]:
+    """What is stored on the result: request, seed, system, weights and the picture's hash."""
+    return {
+        "system": record.system,
+        "task": record.task,
+        "seed": record.parameters.get("seed", 0),
+        "weights": record.parameters.get("weights", ""),
+        "job_id": record.job_id,
+        "image_path": record.image_path,
+        "image_sha256": record.input_sha256,
+        "created": record.created,
+        "parameters": record.parameters,
+        "origin": record.origin,
+        "panel": "match" if record.origin.get("move") == "OBJECT" or record.parameters.get("focal") else "create",
+    }
+
+
+def picture_path(settings: bpy.types.PropertyGroup) -> Path | None:
+    """The chosen picture as an absolute path, or None."""
+    return Path(bpy.path.abspath(settings.image)) if settings.image.strip() else None
+
+
+def _record(settings: bpy.types.PropertyGroup, intent: ApplyIntent, focal: float | None) -> JobRecord:
+    path = picture_path(settings)
+    parameters = {"seed": settings.seed, "steps": settings.steps, "weights": WEIGHTS, "focal": focal}
+    return JobRecord(
+        uuid.uuid4().hex, path.stem, settings.engine, TASK, parameters, intent_to_json(intent), str(path), time.time()
+    )
+
+
+def _intent(scene: bpy.types.Scene, settings: bpy.types.PropertyGroup, move: str) -> ApplyIntent:
+    return ApplyIntent(
+        session.BLENDER_RUN,
+        scene.session_uid,
+        scene.name,
+        settings.size,
+        settings.placement,
+        tuple(scene.cursor.location),
+        move,
+        settings.show_background,
+        settings.set_render_size,
+    )
+
+
+def _renewed(origin: dict[str, Any]) -> dict[str, Any]:
+    """The intent, meant for the scene in front of the artist now."""
+    scene = bpy.context.scene
+    return origin | {"blender": session.BLENDER_RUN, "scene_uid": scene.session_uid, "scene_name": scene.name}
+
+
+def _engines() -> list[tuple[str, str, str, int]]:
+    from ..properties import engine_items
+
+    return engine_items(None, None)

@@ -1,0 +1,1 @@
+"""Panels: they draw one snapshot of the session and do nothing else."""

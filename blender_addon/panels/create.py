@@ -1,0 +1,50 @@
+"""The Create panel: picture, engine, size and place, one button."""
+
+from __future__ import annotations
+
+import bpy
+
+from . import widgets
+
+
+class MAQUETTE_PT_create(widgets.SidebarPanel, bpy.types.Panel):
+    bl_label = "Create"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        settings = context.scene.maquette_create
+        widgets.picture_row(layout, settings)
+        text = layout.column(align=True)
+        text.enabled = False
+        text.prop(settings, "prompt", text="", placeholder="Text: comes next, choose a picture")
+        column = layout.column()
+        column.use_property_split = True
+        column.use_property_decorate = False
+        column.prop(settings, "engine")
+        column.prop(settings, "size")
+        column.prop(settings, "placement")
+        column.prop(settings, "match_camera")
+        row = layout.row()
+        row.scale_y = 1.6
+        row.operator("maquette.generate", icon="MESH_MONKEY")
+
+
+class MAQUETTE_PT_create_more(widgets.SidebarPanel, bpy.types.Panel):
+    bl_label = "More"
+    bl_parent_id = "MAQUETTE_PT_create"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        settings = context.scene.maquette_create
+        column = self.layout.column()
+        column.use_property_split = True
+        column.use_property_decorate = False
+        column.prop(settings, "seed")
+        column.prop(settings, "steps")
+        camera = column.column()
+        camera.enabled = settings.match_camera
+        camera.prop(settings, "show_background")
+        camera.prop(settings, "set_render_size")
+
+
+CLASSES = (MAQUETTE_PT_create, MAQUETTE_PT_create_more)

@@ -1,0 +1,82 @@
+"""The job list: newest first, each with its picture, where it stands and what can be done with it."""
+
+from __future__ import annotations
+
+import bpy
+
+from ..runtime import session
+from ..runtime.job_store import JobRecord
+from ..scene import provenance
+from . import widgets
+
+MOST_SHOWN = 12  # drawing more costs time in every redraw; the rest follow when some are removed
+_ICONS = {"done": "CHECKMARK", "failed": "ERROR", "cancelled": "X"}
+
+
+class MAQUETTE_PT_jobs(widgets.SidebarPanel, bpy.types.Panel):
+    bl_label = "Jobs"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        snapshot = session.get().snapshot
+        if provenance.KEY in (context.object or {}):
+            layout.operator("maquette.restore_inputs", text="Restore Inputs of Active Object", icon="LOOP_BACK")
+        if not snapshot.jobs:
+            widgets.sentence(layout, context, "Nothing made yet. Choose a picture above, or drop one on the viewport.")
+        for record in snapshot.jobs[:MOST_SHOWN]:
+            _draw_job(layout.box(), context, record)
+        if len(snapshot.jobs) > MOST_SHOWN:
+            layout.label(text=f"and {len(snapshot.jobs) - MOST_SHOWN} older")
+
+
+def _draw_job(box: bpy.types.UILayout, context: bpy.types.Context, record: JobRecord) -> None:
+    head = box.row()
+    icon = session.get().thumbnails.icon(record.job_id)
+    if icon:
+        head.template_icon(icon_value=icon, scale=3.0)
+    column = head.column()
+    title = column.row()
+    title.label(text=record.title, icon=_ICONS.get(record.state, "TIME"))
+    if not record.active:
+        title.operator("maquette.forget_job", text="", icon="TRASH", emboss=False).job_id = record.job_id
+    if record.active:
+        row = column.row(align=True)
+        row.progress(factor=record.fraction, text=progress_text(record))
+        row.operator("maquette.cancel_job", text="", icon="CANCEL").job_id = record.job_id
+    else:
+        _draw_actions(column, record)
+    if record.failure is not None and record.state == "failed":
+        widgets.sentence(box, context, record.failure.message, "ERROR")
+        box.operator("maquette.copy_report", icon="COPYDOWN")
+    for text in (record.waiting if record.applied == 0 else "", record.message if record.state == "done" else ""):
+        if text:
+            widgets.sentence(box, context, text, "INFO")
+
+
+def _draw_actions(column: bpy.types.UILayout, record: JobRecord) -> None:
+    row = column.row(align=True)
+    if record.state == "done" and record.downloaded:
+        text = "Apply Again" if record.applied else "Apply"
+        row.operator("maquette.apply_result", text=text).job_id = record.job_id
+        row.operator("maquette.open_job_folder", text="", icon="FILE_FOLDER").job_id = record.job_id
+    elif record.state == "done":
+        row.label(text="Receiving the result")
+    row.operator("maquette.restore_inputs", text="", icon="LOOP_BACK").job_id = record.job_id
+    if record.state == "done":
+        row.operator("maquette.retry_job", text="", icon="FILE_REFRESH").job_id = record.job_id
+    else:
+        row.operator("maquette.retry_job", icon="FILE_REFRESH").job_id = record.job_id
+
+
+def progress_text(record: JobRecord) -> str:
+    """What the bar says: the stage by name, or what the job waits for."""
+    if record.message == "Cancelling":
+        return "Cancelling"
+    if record.state == "sending":
+        return "Sending"
+    if record.state == "queued":
+        return f"Waiting, place {record.position}" if record.position else "Waiting"
+    return record.stage.replace("_", " ").capitalize() or "Starting"
+
+
+CLASSES = (MAQUETTE_PT_jobs,)

@@ -1,0 +1,110 @@
+"""The inputs that belong to a file: one settings group on the scene for Create and one for Match Photo."""
+
+from __future__ import annotations
+
+import zlib
+
+import bpy
+from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
+
+PLACEMENTS = [
+    ("CURSOR", "3D Cursor", "The middle of the underside stands on the 3D cursor"),
+    ("GROUND", "On the Ground", "Below or above the 3D cursor, standing on the plane z = 0"),
+    ("ORIGIN", "World Origin", "The object's centre is the world origin"),
+]
+BUILT_IN_ENGINES = [("cupid", "CUPID", "A photo becomes an object together with the photo's camera")]
+
+_engine_items: list[tuple[str, str, str, int]] = []  # Blender needs the strings of a dynamic enum kept alive
+
+
+def set_engines(engines: list[tuple[str, str, str]]) -> None:
+    """Offer the engines (name, title, description) that the backend named, after the built-in ones."""
+    merged = {name: (name, title, text) for name, title, text in BUILT_IN_ENGINES + engines}
+    # The number is what a .blend file keeps, so it may not depend on the order.
+    _engine_items[:] = [(*item, zlib.crc32(item[0].encode()) & 0x7FFFFFFF) for item in merged.values()]
+
+
+def engine_items(_self: object, _context: bpy.types.Context | None) -> list[tuple[str, str, str, int]]:
+    """The engines on offer, as an enum callback."""
+    return _engine_items
+
+
+class _JobSettings:
+    """What both ways of making an object ask for."""
+
+    image: StringProperty(name="Picture", description="The photo or drawing to start from", subtype="FILE_PATH")
+    engine: EnumProperty(name="Engine", description="The system that makes the object", items=engine_items)
+    seed: IntProperty(
+        name="Seed", description="The same seed and picture give the same object", default=0, min=0, max=2**31 - 1
+    )
+    steps: IntProperty(
+        name="Steps", description="More steps take longer and give cleaner results", default=12, min=1, max=100
+    )
+    size: FloatProperty(
+        name="Size",
+        description="Length of the object's longest side",
+        default=1.0,
+        min=0.001,
+        soft_max=10.0,
+        subtype="DISTANCE",
+        unit="LENGTH",
+    )
+    placement: EnumProperty(name="Place", description="Where the object is put", items=PLACEMENTS)
+    show_background: BoolProperty(
+        name="Picture Behind the Camera", description="Show the picture as the camera's background", default=True
+    )
+    set_render_size: BoolProperty(
+        name="Picture's Render Size",
+        description="Give the render the picture's width and height, so that frame and picture agree",
+        default=True,
+    )
+
+
+class MaquetteCreateSettings(_JobSettings, bpy.types.PropertyGroup):
+    prompt: StringProperty(name="Text", description="Making objects from a sentence comes next")
+    match_camera: BoolProperty(
+        name="Match the Camera",
+        description="Move the scene's camera to where the picture was taken; makes one if there is none",
+        default=True,
+    )
+
+
+class MaquetteMatchSettings(_JobSettings, bpy.types.PropertyGroup):
+    focal_mode: EnumProperty(
+        name="Focal Length",
+        items=[
+            ("FREE", "Free", "Find the focal length from the picture"),
+            ("LOCKED", "Locked", "Use the focal length below"),
+        ],
+    )
+    focal_mm: FloatProperty(
+        name="Focal Length",
+        description="In millimetres on a sensor 36 mm wide along the picture's longer side",
+        default=50.0,
+        min=1.0,
+        max=5000.0,
+        subtype="DISTANCE_CAMERA",
+    )
+    move: EnumProperty(
+        name="Move",
+        items=[
+            ("CAMERA", "Camera", "Put the object in its place and move the camera to where the picture was taken"),
+            ("OBJECT", "Object", "Leave the camera where it is and move the object in front of it"),
+        ],
+    )
+
+
+CLASSES = (MaquetteCreateSettings, MaquetteMatchSettings)
+
+
+def attach() -> None:
+    """Put the settings on every scene."""
+    set_engines([])
+    bpy.types.Scene.maquette_create = PointerProperty(type=MaquetteCreateSettings)
+    bpy.types.Scene.maquette_match = PointerProperty(type=MaquetteMatchSettings)
+
+
+def detach() -> None:
+    """Take the settings off again; values in files are kept by Blender."""
+    del bpy.types.Scene.maquette_match
+    del bpy.types.Scene.maquette_create

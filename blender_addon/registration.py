@@ -1,0 +1,49 @@
+"""The one ordered list of what the add-on adds to Blender; removal runs through it backwards."""
+
+from __future__ import annotations
+
+import bpy
+
+from . import preferences, properties
+from .operators import create as create_operators
+from .operators import jobs as job_operators
+from .operators import match as match_operators
+from .operators import report as report_operators
+from .operators import setup as setup_operators
+from .panels import create as create_panels
+from .panels import jobs as job_panels
+from .panels import match as match_panels
+from .panels import setup as setup_panels
+from .runtime import pump, session
+
+CLASSES = (
+    *preferences.CLASSES,
+    *properties.CLASSES,
+    *create_operators.CLASSES,
+    *match_operators.CLASSES,
+    *job_operators.CLASSES,
+    *setup_operators.CLASSES,
+    *report_operators.CLASSES,
+    *setup_panels.CLASSES,
+    *create_panels.CLASSES,
+    *match_panels.CLASSES,
+    *job_panels.CLASSES,
+)
+
+
+def register() -> None:
+    """Add everything and start listening for results."""
+    for cls in CLASSES:
+        bpy.utils.register_class(cls)
+    properties.attach()
+    session.open_session(job_operators.apply_from_timer)
+    pump.start()
+
+
+def unregister() -> None:
+    """Stop the pump and the backend, then remove everything in the opposite order."""
+    pump.stop()
+    session.close_session()
+    properties.detach()
+    for cls in reversed(CLASSES):
+        bpy.utils.unregister_class(cls)

@@ -1,0 +1,45 @@
+"""What is to happen with a job's result: where it goes and whether camera or object moves. Plain JSON in a job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...backend.contract.messages import from_json, require, to_json
+
+PLACEMENTS = ("CURSOR", "GROUND", "ORIGIN")
+MOVES = ("NONE", "CAMERA", "OBJECT")
+
+
+@dataclass(frozen=True)
+class ApplyIntent:
+    """Sizes in metres, `cursor` in world coordinates at the time of the request.
+
+    `blender` is a number of this run of Blender and `scene_uid` the scene's `session_uid` in it: together they name the
+    scene although it may be renamed, and no scene at all once another file was opened.
+    """
+
+    blender: str
+    scene_uid: int
+    scene_name: str
+    size: float = 1.0
+    placement: str = "CURSOR"
+    cursor: tuple[float, ...] = (0.0, 0.0, 0.0)
+    move: str = "CAMERA"
+    show_background: bool = True
+    set_render_size: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.placement in PLACEMENTS, "placement", "one of " + ", ".join(PLACEMENTS))
+        require(self.move in MOVES, "move", "one of " + ", ".join(MOVES))
+        require(len(self.cursor) == 3, "cursor", "three numbers")
+
+
+def intent_to_json(intent: ApplyIntent) -> dict[str, Any]:
+    """The intent as plain JSON values."""
+    return to_json(intent)
+
+
+def intent_from_json(data: dict[str, Any]) -> ApplyIntent:
+    """The intent in a job's origin. Errors: `MessageError`."""
+    return from_json(ApplyIntent, data)

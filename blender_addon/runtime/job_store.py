@@ -1,0 +1,140 @@
+"""The add-on's own view of its jobs, kept on disk so that results can be applied after a restart.
+
+One folder a job below `root`: `job.json` (a `JobRecord`), the picture it was made from, and the artifacts.
+Only the main thread calls the store; the connection's thread writes artifact files into the folders.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...backend.contract.errors import Failure
+from ...backend.contract.messages import Artifact, MessageError, from_json, to_json
+
+logger = logging.getLogger(__name__)
+
+ACTIVE_STATES = ("sending", "queued", "running")
+"""A job that still wants the backend. `sending` is the add-on's own state: the backend has not confirmed it yet."""
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """One job. `origin` says what to do with the result (`intent.ApplyIntent` as JSON); `fraction` is in [0, 1].
+
+    `downloaded` means every artifact lies in the job's folder; `applied` counts how often the result was applied.
+    """
+
+    job_id: str
+    title: str
+    system: str
+    task: str
+    parameters: dict[str, Any]
+    origin: dict[str, Any]
+    image_path: str
+    created: float
+    state: str = "sending"
+    stage: str = ""
+    fraction: float = 0.0
+    position: int = 0
+    message: str = ""
+    input_sha256: str = ""
+    input_name: str = ""
+    artifacts: tuple[Artifact, ...] = ()
+    downloaded: bool = False
+    applied: int = 0
+    waiting: str = ""
+    failure: Failure | None = None
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def active(self) -> bool:
+        """Whether the job is still being worked on."""
+        return self.state in ACTIVE_STATES
+
+
+class JobStore:
+    """All jobs, newest first. `revision` grows with every change, so that panels redraw only then."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.revision = 0
+        self._records: dict[str, JobRecord] = {}
+
+    def load(self) -> None:
+        """Read every job below the root. A folder that cannot be read is left alone and named in the log."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        for path in sorted(self.root.glob("*/job.json")):
+            try:
+                record = from_json(JobRecord, json.loads(path.read_text("utf-8")))
+            except (OSError, ValueError, MessageError) as error:
+                logger.warning("The job in %s cannot be read: %s", path.parent, error)
+                continue
+            self._records[record.job_id] = record
+        self.revision += 1
+
+    def all(self) -> list[JobRecord]:
+        """Every job, newest first."""
+        return sorted(self._records.values(), key=lambda record: record.created, reverse=True)
+
+    def get(self, job_id: str) -> JobRecord | None:
+        """The job `job_id`, or None."""
+        return self._records.get(job_id)
+
+    def put(self, record: JobRecord) -> JobRecord:
+        """Keep `record` and write it to disk. Errors: OSError when the folder cannot be written."""
+        self._write(record)
+        self._records[record.job_id] = record
+        self.revision += 1
+        return record
+
+    def update(self, job_id: str, **changes: Any) -> JobRecord | None:
+        """Change some fields. Only a change that must survive a restart is written: progress is not."""
+        old = self._records.get(job_id)
+        if old is None:
+            return None
+        new = dataclasses.replace(old, **changes)
+        if new == old:
+            return old
+        if not set(changes) <= {"stage", "fraction", "position", "message", "waiting"}:
+            try:
+                self._write(new)
+            except OSError:
+                logger.exception("The job %s cannot be written; it is kept in memory", job_id)
+        self._records[job_id] = new
+        self.revision += 1
+        return new
+
+    def remove(self, job_id: str) -> None:
+        """Forget the job and delete its folder."""
+        if self._records.pop(job_id, None) is not None:
+            shutil.rmtree(self.folder(job_id), ignore_errors=True)
+            self.revision += 1
+
+    def folder(self, job_id: str) -> Path:
+        """The job's folder."""
+        return self.root / job_id
+
+    def artifact_path(self, job_id: str, name: str) -> Path:
+        """Where the artifact `name` lies once it is downloaded."""
+        return self.folder(job_id) / name
+
+    def input_path(self, record: JobRecord) -> Path | None:
+        """The picture: where the artist chose it, else our copy; None when both are gone."""
+        for path in (Path(record.image_path), self.folder(record.job_id) / (record.input_name or "missing")):
+            if path.is_file():
+                return path
+        return None
+
+    def _write(self, record: JobRecord) -> None:
+        folder = self.folder(record.job_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / "job.json.part"
+        temporary.write_text(json.dumps(to_json(record), indent=1), "utf-8")
+        os.replace(temporary, folder / "job.json")

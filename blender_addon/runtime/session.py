@@ -1,0 +1,404 @@
+"""The one object that joins process, connection and jobs for this run of Blender. Main thread only.
+
+Operators call its methods, panels read `snapshot`, the pump calls `advance` and `apply_next`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import bpy
+
+from ...backend.contract.errors import Failure, MaquetteError
+from ...backend.contract.messages import JobEvent, JobRequest, JobSummary
+from .. import package, properties
+from . import connection as wire
+from .backend_process import BackendProcess, State
+from .connection import Connection
+from .data_folder import DataFolder, claim_data_folder
+from .installer import OVERRIDE, Installer, InstallPlan, find_python
+from .job_store import JobRecord, JobStore
+from .thumbnails import Thumbnails
+
+logger = logging.getLogger(__name__)
+
+BLENDER_RUN = uuid.uuid4().hex
+"""Names this run of Blender in a job's intent, so that a `session_uid` of another run is never taken for ours."""
+
+LOST = Failure("internal", "The backend stopped while it worked on this. Press Retry.", next_step="retry")
+FILES_MISSING = Failure("internal", "This result's files are gone. Press Retry to make it again.", next_step="retry")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the panels show. `trouble` is a sentence about the set-up or the backend, empty when all is well."""
+
+    state: State
+    trouble: str
+    next_step: str
+    install_message: str
+    install_fraction: float
+    device: str
+    jobs: tuple[JobRecord, ...]
+
+
+class Session:
+    """Opened on registration, closed on removal.
+
+    `apply` puts a result into the scene and returns "", or why the result has to wait. Errors: `MaquetteError`.
+    """
+
+    def __init__(self, apply: Callable[[JobRecord], str]) -> None:
+        self._apply = apply
+        self._opened = False
+        self.thumbnails = Thumbnails()
+        self.process: BackendProcess | None = None
+        self.store: JobStore | None = None
+        self.installer = Installer()
+        self._folder: DataFolder | None = None
+        self._connection: Connection | None = None
+        self._device = ""
+        self._trouble: Failure | None = None
+        self._install = ("", 0.0)
+        self._last_sequence = 0
+        self._held: set[str] = set()
+        self._snapshot: Snapshot | None = None
+        self._snapshot_key: Any = None
+
+    # -- opening and closing ------------------------------------------------------------------------------------------
+
+    def open_folder(self) -> JobStore:
+        """Claim the data folder and read the jobs in it, once. Errors: `MaquetteError` when it cannot be written."""
+        if self.store is None:
+            self._folder = claim_data_folder(package.user_folder())
+            self.store = JobStore(self._folder.path / "inbox")
+            self.store.load()
+            self.process = BackendProcess(package.extension_folder(), self._folder.path)
+            for record in self.store.all():
+                self.thumbnails.load(record.job_id, self.store.artifact_path(record.job_id, "thumbnail.png"))
+        return self.store
+
+    def close(self) -> None:
+        """Stop the backend and let go of everything."""
+        self._disconnect()
+        if self.process is not None:
+            self.process.stop_now()
+        if self._folder is not None:
+            self._folder.release()
+        self.thumbnails.close()
+
+    # -- what operators call ------------------------------------------------------------------------------------------
+
+    def python(self) -> str | None:
+        """The backend's interpreter, or None when it has to be set up."""
+        return find_python(os.environ.get(OVERRIDE, ""), package.preferences().backend_python, self.install_plan())
+
+    def install_plan(self) -> InstallPlan:
+        """What an install would use."""
+        wheels = package.preferences().wheel_folder
+        return InstallPlan(
+            package.extension_folder(),
+            package.user_folder(),
+            Path(bpy.path.abspath(wheels)) if wheels else None,
+            bpy.app.online_access,
+        )
+
+    def set_up(self) -> None:
+        """Make the backend's Python in the background. Errors: `MaquetteError`."""
+        self.open_folder()
+        self.installer.start(self.install_plan())
+        self._install = ("Starting", 0.0)
+        self._trouble = None
+
+    def start_backend(self) -> None:
+        """Start the backend unless it runs. Errors: `MaquetteError` when it is not set up."""
+        self.open_folder()
+        python = self.python()
+        if python is None:
+            text = "The backend is not set up yet. Press Set Up first."
+            raise MaquetteError("model_missing", text, next_step="set_up")
+        if self.process.state in (State.STOPPED, State.ABSENT, State.CRASHED):
+            self.process.start(python, package.preferences().device)
+
+    def stop_backend(self) -> None:
+        """Ask the backend to end."""
+        self._disconnect()
+        if self.process is not None:
+            self.process.stop()
+
+    def submit(self, record: JobRecord) -> JobRecord:
+        """Keep the job and send it as soon as the backend answers. Errors: `MaquetteError`."""
+        store = self.open_folder()
+        self.start_backend()
+        try:
+            store.put(record)
+        except OSError as error:
+            raise MaquetteError(
+                "disk_full", "The job cannot be written. Free some space and try again.", repr(error), "free_disk"
+            ) from error
+        self._send_job(record)
+        return record
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel an active job."""
+        record = self.store.get(job_id) if self.store else None
+        if record is None or not record.active:
+            return
+        if self._connection is None or record.state == "sending":
+            self.store.update(job_id, state="cancelled", failure=None)
+        if self._connection is not None:
+            self._connection.send(wire.CancelJob(job_id))
+            self.store.update(job_id, message="Cancelling")
+
+    def forget(self, job_id: str) -> None:
+        """Remove a finished job and its files."""
+        if self.store is None or (record := self.store.get(job_id)) is None or record.active:
+            return
+        self.store.remove(job_id)
+        if self._connection is not None:
+            self._connection.send(wire.ForgetJob(job_id))
+
+    def mark_applied(self, job_id: str) -> None:
+        """Count one application of the result."""
+        record = self.store.get(job_id)
+        self.store.update(job_id, applied=record.applied + 1, waiting="")
+        if self._connection is not None:
+            self._connection.send(wire.MarkApplied(job_id))
+
+    def log_path(self) -> Path | None:
+        """The log worth reading: of a failed set-up, else of the backend; None when there is neither."""
+        candidates = [package.user_folder() / "install.log"] if self._trouble else []
+        if self.process is not None:
+            candidates += [self.process.log_path, self.process.data_folder / "logs" / "startup.log"]
+        return next((path for path in candidates if path.is_file()), None)
+
+    # -- what the pump calls ------------------------------------------------------------------------------------------
+
+    @property
+    def lively(self) -> bool:
+        """Whether news are to be expected soon."""
+        if self.installer.running:
+            return True
+        if self.process is None or self.process.state in (State.STOPPED, State.ABSENT):
+            return False
+        waking = self.process.state in (State.STARTING, State.STOPPING)
+        return waking or any(record.active or _is_due(record) for record in self.store.all())
+
+    def advance(self, deadline: float) -> bool:
+        """Take in what has arrived until `deadline` (perf_counter seconds). Returns whether panels must be redrawn."""
+        changed = self._advance_install() | self._open_once()
+        if self.process is None:
+            return changed
+        revision = self.store.revision
+        if self.process.poll():
+            changed = True
+            self._process_changed()
+        current = self._connection
+        while current is not None and current is self._connection and time.perf_counter() < deadline:
+            try:
+                report = current.reports.get_nowait()
+            except queue.Empty:
+                break
+            self._take(report)
+        before = self.process.state
+        self.process.set_busy(any(record.active for record in self.store.all()))
+        return changed or self.store.revision != revision or self.process.state is not before
+
+    def apply_next(self) -> bool:
+        """Apply one finished result that is due, if the moment is safe; else note why it waits."""
+        if self.store is None or not package.preferences().apply_automatically:
+            return False
+        for record in self.store.all():
+            if not _is_due(record) or record.job_id in self._held:
+                continue
+            try:
+                reason = self._apply(record)
+            except MaquetteError as error:
+                self._held.add(record.job_id)  # the artist sees why and may press Apply
+                reason = str(error)
+            if reason == record.waiting and reason:
+                continue
+            self.store.update(record.job_id, waiting=reason)
+            return True
+        return False
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What the panels show; built anew only when something changed."""
+        state = self.process.state if self.process else State.STOPPED
+        revision = self.store.revision if self.store else -1
+        crash = self.process.message if self.process else ""
+        chosen = package.preferences().backend_python
+        key = (state, crash, revision, self._install, self._trouble, self._device, chosen)
+        if key != self._snapshot_key or self._snapshot is None:
+            self._snapshot_key, self._snapshot = key, self._build_snapshot(state)
+        return self._snapshot
+
+    # -- details ------------------------------------------------------------------------------------------------------
+
+    def _build_snapshot(self, state: State) -> Snapshot:
+        message, fraction = self._install
+        trouble, step = (self._trouble.message, self._trouble.next_step) if self._trouble else ("", "")
+        if self.installer.running:
+            state = State.INSTALLING
+        elif state is State.STOPPED and self.python() is None:
+            state = State.ABSENT
+        elif state is State.CRASHED:
+            trouble, step = self.process.message, "open_log"
+        jobs = tuple(self.store.all()) if self.store else ()
+        return Snapshot(state, trouble, step, message, fraction, self._device, jobs)
+
+    def _advance_install(self) -> bool:
+        news = self.installer.poll()
+        for item in news:
+            self._install = ("", 0.0) if item.done else (item.message, item.fraction)
+            self._trouble = item.failure
+            self._snapshot_key = None
+        return bool(news)
+
+    def _open_once(self) -> bool:
+        """Show the jobs of earlier runs as soon as Blender is up; registration itself touches no disk."""
+        if self._opened:
+            return False
+        self._opened = True
+        try:
+            self.open_folder()
+        except MaquetteError as error:
+            self._trouble = error.failure
+        return True
+
+    def _process_changed(self) -> None:
+        if self.process.answering and self._connection is None:
+            self._connection = Connection(self.process.port, self.process.token, self._last_sequence)
+            self._connection.open()
+        elif self.process.state in (State.CRASHED, State.STOPPED, State.STOPPING):
+            self._disconnect()
+            for record in self.store.all():
+                if record.state in ("queued", "running"):
+                    self.store.update(record.job_id, state="failed", failure=LOST)
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _send_job(self, record: JobRecord) -> None:
+        image = self.store.input_path(record)
+        if self._connection is None:
+            return  # sent on `Connected`
+        if image is None:
+            name = Path(record.image_path).name
+            text = f'The picture "{name}" does not exist any more. Choose another one.'
+            self.store.update(record.job_id, state="failed", failure=Failure("bad_input", text, "", "choose_image"))
+            return
+        request = JobRequest(record.job_id, record.system, record.task, {}, record.parameters, record.origin)
+        self._connection.send(wire.SubmitJob(request, image, self.store.folder(record.job_id)))
+
+    def _take(self, report: wire.Report) -> None:
+        if isinstance(report, wire.EventArrived):
+            self._last_sequence = report.event.sequence
+            self._take_event(report.event)
+        elif isinstance(report, wire.Connected):
+            self._take_connected(report)
+        elif isinstance(report, wire.JobSubmitted):
+            record = self.store.get(report.summary.job_id)
+            if record is not None and record.state == "cancelled":
+                self._connection.send(wire.CancelJob(record.job_id))
+            elif record is not None:
+                self.store.update(record.job_id, input_sha256=report.input_sha256, input_name=report.input_name)
+                self._take_summary(report.summary)
+        elif isinstance(report, wire.JobFetched):
+            self._take_fetched(report)
+        elif isinstance(report, wire.CommandFailed):
+            self._take_refusal(report)
+
+    def _take_connected(self, report: wire.Connected) -> None:
+        self._device = report.health.device
+        properties.set_engines([(s.name, s.title, s.missing or s.title) for s in report.systems])
+        known = {summary.job_id for summary in report.jobs}
+        for summary in report.jobs:
+            self._take_summary(summary)
+        for record in self.store.all():
+            if record.job_id not in known and record.state == "sending":
+                self._send_job(record)
+            elif record.job_id not in known and record.active:
+                self.store.update(record.job_id, state="failed", failure=LOST)
+
+    def _take_summary(self, summary: JobSummary) -> None:
+        """Make our view of a job agree with the backend's."""
+        record = self.store.get(summary.job_id)
+        if record is None or (record.downloaded and summary.state == "done"):
+            return
+        self.store.update(
+            summary.job_id, state=summary.state, stage=summary.stage, fraction=summary.fraction,
+            position=summary.position, failure=summary.failure,
+        )  # fmt: skip
+        if summary.state == "done":
+            self._connection.send(wire.FetchJob(summary.job_id, self.store.folder(summary.job_id)))
+
+    def _take_event(self, event: JobEvent) -> None:
+        record = self.store.get(event.job_id)
+        # A replayed event of a job that has ended, or was cancelled here before the backend knew, changes nothing.
+        if record is None or not record.active:
+            return
+        if event.kind == "state":
+            if event.state in ("queued", "running"):
+                self.store.update(event.job_id, state=event.state, stage=event.stage or record.stage)
+        elif event.kind in ("stage", "step"):
+            self.store.update(event.job_id, state="running", stage=event.stage, fraction=event.fraction)
+        elif event.kind == "message":
+            self.store.update(event.job_id, message=event.message)
+        elif event.kind == "done":
+            self.store.update(event.job_id, state="done", fraction=1.0, stage="")
+            self._connection.send(wire.FetchJob(event.job_id, self.store.folder(event.job_id)))
+        elif event.kind in ("failed", "cancelled"):
+            self.store.update(event.job_id, state=event.kind, failure=event.failure, stage="", message="")
+
+    def _take_fetched(self, report: wire.JobFetched) -> None:
+        job_id = report.summary.job_id
+        self.store.update(
+            job_id, state="done", downloaded=True, artifacts=report.summary.artifacts, report=report.report
+        )
+        self.thumbnails.load(job_id, self.store.artifact_path(job_id, "thumbnail.png"))
+
+    def _take_refusal(self, report: wire.CommandFailed) -> None:
+        command = report.command
+        if isinstance(command, wire.SubmitJob | wire.FetchJob):
+            job_id = command.job_id if isinstance(command, wire.FetchJob) else command.request.job_id
+            self.store.update(job_id, state="failed", failure=report.failure)
+
+
+def _is_due(record: JobRecord) -> bool:
+    return record.state == "done" and record.downloaded and record.applied == 0
+
+
+_session: Session | None = None
+
+
+def open_session(apply: Callable[[JobRecord], str]) -> None:
+    """Make the session; nothing is written or started yet. `apply` is as in `Session`."""
+    global _session
+    _session = Session(apply)
+
+
+def close_session() -> None:
+    """Close the session."""
+    global _session
+    if _session is not None:
+        _session.close()
+    _session = None
+
+
+def get() -> Session:
+    """The session. Errors: RuntimeError when the extension is not registered."""
+    if _session is None:
+        raise RuntimeError("Maquette is not registered")
+    return _session

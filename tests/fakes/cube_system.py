@@ -1,0 +1,89 @@
+"""A system without networks that answers like CUPID: a textured cube, its camera, a thumbnail. For add-on tests."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from backend.contract.errors import MaquetteError
+from backend.contract.frames import look_at
+from backend.contract.meshes import MEDIA_TYPE, MeshData, mesh_to_bytes
+from backend.contract.messages import SystemInfo
+from backend.systems.base import ArtifactData, Hooks, RunResult
+
+CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32)
+QUADS = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
+
+
+def box_mesh(half: tuple[float, float, float] = (0.5, 0.25, 0.3)) -> MeshData:
+    """A box with these half sides, outward triangles, UVs, colours and a 4 px texture."""
+    faces = np.array([[q[a], q[b], q[c]] for q in QUADS for a, b, c in ((0, 1, 2), (0, 2, 3))], np.int32)
+    uvs = np.tile(np.array([[0, 0], [1, 0], [1, 1], [0, 0], [1, 1], [0, 1]], np.float32), (6, 1))
+    colors = np.full((8, 4), 255, np.uint8)
+    colors[:, :3] = (CORNERS * 100 + 128).astype(np.uint8)
+    return MeshData(CORNERS * np.float32(half), faces, uvs, colors, _png((4, 4), (200, 80, 40)))
+
+
+class CubeSystem:
+    """Parameters: steps; focal (None: 1.2); seed 13 gives an unsolved camera; seed 99 takes half a second a step."""
+
+    name = "cube"
+    title = "Cube"
+    tasks = ("image_to_3d",)
+    stages = ("look", "build")
+
+    def info(self) -> SystemInfo:
+        """What the panel shows."""
+        return SystemInfo(self.name, self.title, self.tasks, self.stages, True)
+
+    def run(self, task: str, inputs: dict[str, bytes], parameters: dict[str, Any], hooks: Hooks) -> RunResult:
+        """Look at the picture's size and answer with a box."""
+        hooks.stage("look")
+        try:
+            size = Image.open(io.BytesIO(inputs["image"])).size
+        except UnidentifiedImageError as error:
+            text = "The picture cannot be read. Choose another one."
+            raise MaquetteError("bad_input", text, repr(error), "choose_image") from error
+        seed, steps = int(parameters["seed"]), int(parameters["steps"])
+        hooks.stage("build")
+        for step in range(steps):
+            time.sleep(0.5 if seed == 99 else 0.0)
+            hooks.step(step + 1, steps)
+        artifacts = (
+            ArtifactData("asset.mesh", mesh_to_bytes(box_mesh()), MEDIA_TYPE),
+            ArtifactData("camera.json", json.dumps(_camera(size, seed, parameters)).encode(), "application/json"),
+            ArtifactData("thumbnail.png", _png((32, 32), (90, 120, 200)), "image/png"),
+        )
+        return RunResult(artifacts, {"seed": seed})
+
+
+def _camera(size: tuple[int, int], seed: int, parameters: dict[str, Any]) -> dict[str, Any]:
+    width, height = size
+    focal = parameters.get("focal") or 1.2
+    solved = {
+        "world_to_camera": look_at(np.array([1.5, -2.0, 1.0]), np.zeros(3)).tolist(),
+        "intrinsics": [[focal, 0, 0.55], [0, focal * width / height, 0.46], [0, 0, 1]],
+        "image_size": [width, height],
+        "residual_px": 0.1,
+        "trusted": True,
+        "message": "",
+    }
+    if seed == 13:
+        solved |= {
+            "world_to_camera": None,
+            "intrinsics": None,
+            "trusted": False,
+            "message": "The camera could not be found because the object is flat; only the object was added.",
+        }
+    return solved
+
+
+def _png(size: tuple[int, int], color: tuple[int, int, int]) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", size, color).save(stream, "PNG")
+    return stream.getvalue()
