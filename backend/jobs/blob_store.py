@@ -102,7 +102,8 @@ class BlobWriter:
             raise MaquetteError("bad_input", "The uploaded bytes do not match their checksum. Send them again.")
         files.sync_file(self._stream.fileno())
         self._stream.close()
-        os.replace(self._temporary, self.path)
+        if not self.path.exists():  # the same bytes may have arrived twice; Windows cannot replace an open file
+            os.replace(self._temporary, self.path)
         files.sync_folder(self.path.parent)
 
     def __enter__(self) -> BlobWriter:
