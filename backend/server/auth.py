@@ -89,7 +89,8 @@ def _capped(receive: Receive, limit: int) -> Receive:
         message = await receive()
         taken += len(message.get("body", b""))
         if taken > limit:
-            await drain(receive)
+            if message.get("more_body", False):
+                await drain(receive)
             raise too_large(limit)
         return message
 

@@ -172,7 +172,8 @@ def serve(options: argparse.Namespace, greeting: Greeting, stopper: Stopper) -> 
 
 def bind() -> socket.socket:
     """A listening socket on a free loopback port. Errors: OSError."""
-    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # asyncio turns Nagle's algorithm off only for sockets that name TCP; with it each answer took 44 ms, not 3.
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.bind(("127.0.0.1", 0))
     bound.listen(BACKLOG)
     return bound
