@@ -181,10 +181,14 @@ TIERS: dict[str, Callable[[], TierResult]] = {
     "lint": lambda: run_check("lint", [backend_python(), "-m", "ruff", "check", "."]),
     "types": lambda: run_check("types", [backend_python(), "-m", "mypy", "backend/contract"]),
     "unit": lambda: backend_tests("unit", "tests/unit"),
+    "golden": lambda: backend_tests("golden", "tests/golden"),
     "backend": lambda: backend_tests("backend", "tests/backend"),
     "addon-4.5": lambda: blender_tests("addon-4.5", "4.5", "tests/addon"),
     "addon-4.2": lambda: blender_tests("addon-4.2", "4.2", "tests/addon"),
     "addon-5.0": lambda: blender_tests("addon-5.0", "5.0", "tests/addon"),
+    "packaging": lambda: backend_tests("packaging", "tests/packaging"),
+    "real-blender": lambda: backend_tests("real-blender", "tests/real_blender/test_install.py"),
+    "window": lambda: backend_tests("window", "tests/real_blender/test_window.py"),
 }
 
 

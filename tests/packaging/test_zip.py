@@ -70,6 +70,7 @@ def test_versions_agree(listing: list[dict]):
     project = tomllib.loads((build.ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == version
     assert {entry["version"] for entry in listing} == {version}
+    assert f'VERSION = "{version}"' in (build.ROOT / "blender_addon" / "package.py").read_text()
 
 
 def test_index_describes_every_zip(repository: Path, listing: list[dict]):
