@@ -174,6 +174,7 @@ def blender_tests(name: str, version: str, *paths: str) -> TierResult:
     resources = BUILD / "test" / f"{name}-user"
     shutil.rmtree(resources, ignore_errors=True)
     resources.mkdir(parents=True)
+    backend_python()  # the add-on's tests start the real backend process with it
     return run_pytest(name, bpy_python(version), *paths, env={"BLENDER_USER_RESOURCES": str(resources)})
 
 
