@@ -72,6 +72,13 @@ class TimestepEmbedder(nn.Module):
         self.frequency_size = frequency_size
         self.mlp = nn.Sequential(nn.Linear(frequency_size, channels), nn.SiLU(), nn.Linear(channels, channels))
 
+    def initialize_weights(self) -> None:
+        """Small normal weights (training start)."""
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02)
+
     def forward(self, t: Tensor) -> Tensor:
         """``t`` [N] (1000 x flow time) -> [N, channels]."""
-        return self.mlp(timestep_embedding(t, self.frequency_size).to(self.mlp[0].weight.dtype))
+        dtype = next(self.mlp.parameters()).dtype
+        return self.mlp(timestep_embedding(t, self.frequency_size).to(dtype))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -36,7 +38,12 @@ SMALL_FLOW = {
     "patch_size": 2,
     "qk_rms_norm": True,
 }
-PUBLISHED_VAE = {"latent_channels": 8, "num_res_blocks": 2, "num_res_blocks_middle": 2, "use_fp16": True}
+PUBLISHED_VAE: dict[str, Any] = {
+    "latent_channels": 8,
+    "num_res_blocks": 2,
+    "num_res_blocks_middle": 2,
+    "use_fp16": True,
+}
 
 
 def values(module: torch.nn.Module) -> int:

@@ -52,7 +52,12 @@ def test_shipped_settings_cost_44_evaluations() -> None:
 
 def test_without_a_negative_condition_there_is_no_guidance() -> None:
     calls = []
-    sample_flow(lambda x, t, c: calls.append(c) or x, torch.ones(1, 2), "cond", settings=FlowSettings(steps=4))
+
+    def velocity(x: Tensor, t: Tensor, cond: object) -> Tensor:
+        calls.append(cond)
+        return x
+
+    sample_flow(velocity, torch.ones(1, 2), "cond", settings=FlowSettings(steps=4))
     assert calls == ["cond"] * 4
 
 

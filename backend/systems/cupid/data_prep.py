@@ -32,8 +32,8 @@ def uv_cube(world_to_camera: np.ndarray, intrinsics: np.ndarray, resolution: int
     """UV of every voxel before clamping [2,R,R,R] float32, and the support [1,R,R,R] int32 (in the whole picture)."""
     uv, _ = frames.project(grid_centres(resolution).reshape(-1, 3), world_to_camera, intrinsics)
     raw = uv.T.reshape(2, resolution, resolution, resolution).astype(np.float32)
-    inside = ((raw >= SUPPORT_MARGIN) & (raw <= 1 - SUPPORT_MARGIN)).all(axis=0)
-    return raw, inside[None].astype(np.int32)
+    inside = np.all((raw >= SUPPORT_MARGIN) & (raw <= 1 - SUPPORT_MARGIN), axis=0, keepdims=True)
+    return raw, inside.astype(np.int32)
 
 
 def augmented_box(alpha: np.ndarray, ratio: float, allow_padding: bool) -> Box:

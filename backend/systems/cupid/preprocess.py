@@ -46,11 +46,12 @@ def crop_to_content(
     top, bottom = int(rows.min()), int(rows.max())
     size = max(int(max(right - left, bottom - top) * padding), 2)  # two pixels: the smallest crop with an area
     centre_x, centre_y, half = (left + right) / 2, (top + bottom) / 2, size // 2
-    edges = (centre_x - half, centre_y - half, centre_x + half, centre_y + half)
-    box = tuple(int(round(edge)) for edge in edges)  # Pillow rounds the box of a crop in the same way
+    edge_x, edge_y = centre_x - half, centre_y - half
+    # Python rounds as Pillow rounds the box of a crop: halves go to the even neighbour.
+    box = (round(edge_x), round(edge_y), round(centre_x + half), round(centre_y + half))
     longest = max(rgba.shape[:2])
     image = np.asarray(Image.fromarray(rgba, "RGBA").crop(box))
-    return Crop(image, box, size / longest, edges[0] / longest, edges[1] / longest)
+    return Crop(image, box, size / longest, edge_x / longest, edge_y / longest)
 
 
 def premultiplied_tensor(rgba: np.ndarray, size: int) -> np.ndarray:

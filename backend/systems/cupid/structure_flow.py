@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -94,23 +94,16 @@ class SparseStructureFlowModel(nn.Module):
         """Build from the ``args`` of a published or mini configuration."""
         return cls(**config)
 
-    def modulation_layers(self) -> Iterator[nn.Linear]:
-        """The linear layers that make shifts, scales and gates."""
-        owners = [self] if self.share_mod else list(self.blocks)
-        for owner in owners:
-            yield owner.adaLN_modulation[1]
-
     def initialize_weights(self) -> None:
         """Training start: xavier linears, small time embedding, zero modulation and output (spec 12.3)."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        nn.init.normal_(self.t_embedder.mlp[0].weight, std=0.02)
-        nn.init.normal_(self.t_embedder.mlp[2].weight, std=0.02)
-        for layer in (*self.modulation_layers(), self.out_layer):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.t_embedder.initialize_weights()
+        for name, parameter in self.named_parameters():
+            if "adaLN_modulation." in name or name.startswith("out_layer."):
+                nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor, weight: Tensor | None = None) -> Tensor:
         """Velocity [B, out_channels, R, R, R].
