@@ -1,6 +1,7 @@
-"""Runs inside a Blender with a window: install the zip, open the sidebar tab, watch the event loop, take screenshots.
+"""Runs inside a Blender with a window: install the zip, open the tab, generate, watch the event loop, take screenshots.
 
-Usage: ``blender --python drive_window.py -- ZIP FOLDER``. FOLDER receives screenshots and ``seen.json``.
+Usage: ``blender --python drive_window.py -- ZIP PYTHON FOLDER``. PYTHON is the backend's interpreter. FOLDER holds
+``picture.png`` and receives screenshots, the backend's data and ``seen.json``. The engine is the tests' own (a cube).
 Blender quits by itself. A timer drives the steps, as a person would one after the other.
 """
 
@@ -11,13 +12,14 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import addon_utils
 import bpy
 
-ZIP, FOLDER = sys.argv[-2], Path(sys.argv[-1])
+ZIP, PYTHON, FOLDER = sys.argv[-3], sys.argv[-2], Path(sys.argv[-1])
+TESTS = Path(__file__).resolve().parents[1]
 MODULE = "bl_ext.user_default.maquette"
 TICK = 0.05  # seconds between two steps: 20 a second, fine enough to see the event loop stall
 
@@ -34,16 +36,36 @@ def view_area() -> bpy.types.Area:
     return next(area for area in bpy.context.window_manager.windows[0].screen.areas if area.type == "VIEW_3D")
 
 
-def wait(seconds: float) -> Iterator[None]:
-    """Let Blender run for a while; the longest pause between two ticks is kept."""
+def wait(seconds: float, until: Callable[[], object] = lambda: False) -> Iterator[None]:
+    """Let Blender run for a while, or `until` something holds; the longest pause between two ticks is kept."""
     before = time.monotonic()
     end = before + seconds
-    while before < end:
+    while before < end and not until():
         yield
         now = time.monotonic()
         seen["ticks"] += 1
         seen["longest_gap"] = max(seen["longest_gap"], now - before)
         before = now
+
+
+def generate() -> Iterator[None]:
+    """Press Generate 3D and wait until the object stands in the scene."""
+    # The backend starts in the extension's folder; this is how it finds the tests' engine there.
+    (Path(sys.modules[MODULE].__file__).parent / "tests").symlink_to(TESTS)
+    preferences = bpy.context.preferences.addons[MODULE].preferences
+    preferences.backend_python, preferences.data_folder = PYTHON, str(FOLDER / "data")
+    sys.modules[f"{MODULE}.blender_addon.properties"].set_engines([("cube", "Cube", "")])
+    scene = bpy.context.window_manager.windows[0].scene
+    scene.maquette_create.image = str(FOLDER / "picture.png")
+    scene.maquette_create.engine = "cube"
+    before = {thing.name for thing in scene.objects}
+    with bpy.context.temp_override(window=bpy.context.window_manager.windows[0]):
+        bpy.ops.maquette.generate()
+    yield from wait(60.0, until=lambda: {thing.name for thing in scene.objects} - before)
+    seen["made"] = sorted({thing.name for thing in scene.objects} - before)
+    held = sorted(sys.modules[f"{MODULE}.blender_addon.runtime.pump"].tick_seconds)
+    seen["timer_p99_ms"] = 1000 * held[int(0.99 * (len(held) - 1))]
+    yield from wait(2.0)
 
 
 def steps() -> Iterator[None]:
@@ -60,6 +82,8 @@ def steps() -> Iterator[None]:
     area.tag_redraw()
     yield from wait(3.0)
     screenshot("sidebar.png")
+    yield from generate()
+    screenshot("result.png")
     addon_utils.disable(MODULE, default_set=True)
     yield from wait(0.5)
     addon_utils.enable(MODULE, default_set=True)
