@@ -95,6 +95,10 @@ def test_stages_run_in_order_export_and_load(data: Path, tmp_path: Path, monkeyp
     flow = train.frozen(train.SparseStructureFlowModel, models, "structure_flow", device)
     assert flow(torch.zeros(1, 16, 8, 8, 8), torch.tensor([500.0]), torch.zeros(1, 69, 256)).shape == (1, 16, 8, 8, 8)
     assert (weights / "pipeline.json").exists()
+    resumed = train.UvVae(request("uv_vae", data, tmp_path / "elsewhere", seed=5))
+    assert resumed.load_shipped()
+    shipped = train.frozen(train.SparseStructureEncoder, models, "uv_enc", device)
+    assert torch.equal(resumed.module.encoder.input_layer.weight, shipped.input_layer.weight)
 
 
 def test_an_unknown_stage_is_refused(data: Path, tmp_path: Path) -> None:

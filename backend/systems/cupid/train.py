@@ -106,6 +106,8 @@ class Stage:
     batch = 16
     rate = 1e-3
     bf16_on_cpu = False
+    parts: dict[str, str] = {}
+    """Role of each model that the stage trains, and its name inside `module`."""
 
     def __init__(self, request: TrainRequest) -> None:
         self.request = request
@@ -125,14 +127,23 @@ class Stage:
         return {}
 
     def export(self, loop: TrainingLoop) -> None:
-        """Write the averaged weights where the pipeline finds them."""
+        """Write the averaged weights where the pipeline finds them: matrices in half precision."""
+        for role, submodule in self.parts.items():
+            entry = self.models[role]
+            tensors = loop.averaged_state(submodule)
+            tensors = {k: v.half() if v.ndim > 1 and k != "pos_emb" else v for k, v in tensors.items()}
+            save_model(MINI_WEIGHTS, role, entry["name"], entry["args"], tensors)
 
-    def export_part(self, loop: TrainingLoop, role: str, submodule: str) -> None:
-        """Write the averaged weights of `submodule` as the model `role`."""
-        entry = self.models[role]
-        tensors = loop.averaged_state(submodule)
-        tensors = {k: v.half() if v.ndim > 1 and k != "pos_emb" else v for k, v in tensors.items()}
-        save_model(MINI_WEIGHTS, role, entry["name"], entry["args"], tensors)
+    def load_shipped(self) -> bool:
+        """Start from the exported weights, where a run's own checkpoint is not at hand; False if they do not fit."""
+        try:
+            for role, submodule in self.parts.items():
+                tensors = {name: tensor.float() for name, tensor in load_tensors(MINI_WEIGHTS / role).items()}
+                load_strict(self.module.get_submodule(submodule), tensors, role)
+        except MaquetteError as error:
+            logger.info("%s", error)
+            return False
+        return True
 
 
 def _random(shape: torch.Size, generator: torch.Generator, device: torch.device) -> torch.Tensor:
@@ -142,14 +153,10 @@ def _random(shape: torch.Size, generator: torch.Generator, device: torch.device)
 class VaeStage(Stage):
     """What both dense VAEs share."""
 
-    encoder_role = decoder_role = ""
-
     def __init__(self, request: TrainRequest) -> None:
         super().__init__(request)
-        self.module = Autoencoder(
-            SparseStructureEncoder(**self.models[self.encoder_role]["args"]),
-            SparseStructureDecoder(**self.models[self.decoder_role]["args"]),
-        )
+        encoder, decoder = (self.models[role]["args"] for role in self.parts)
+        self.module = Autoencoder(SparseStructureEncoder(**encoder), SparseStructureDecoder(**decoder))
         self.resolution = latent_resolution(self.models) * 2 ** (len(self.models["ss_dec"]["args"]["channels"]) - 1)
 
     def run(self, volume: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -158,15 +165,11 @@ class VaeStage(Stage):
         noise = _random(torch.Size((len(volume), LATENT_CHANNELS, side, side, side)), generator, self.device)
         return self.module(volume, noise)
 
-    def export(self, loop: TrainingLoop) -> None:
-        self.export_part(loop, self.encoder_role, "encoder")
-        self.export_part(loop, self.decoder_role, "decoder")
-
 
 class UvVae(VaeStage):
     """UV-cube VAE. Its cubes depend on the camera alone, so it draws cameras as the data factory does (12.1)."""
 
-    encoder_role, decoder_role = "uv_enc", "uv_dec"
+    parts = {"uv_enc": "encoder", "uv_dec": "decoder"}
 
     def _volumes(self, generator: torch.Generator, count: int) -> torch.Tensor:
         seed = int(torch.randint(2**31, (1,), generator=generator))
@@ -191,7 +194,7 @@ class UvVae(VaeStage):
 class StructureVae(VaeStage):
     """Occupancy VAE on the surface voxels of the shards."""
 
-    encoder_role, decoder_role = "ss_enc", "ss_dec"
+    parts = {"ss_enc": "encoder", "ss_dec": "decoder"}
 
     def __init__(self, request: TrainRequest) -> None:
         super().__init__(request)
@@ -219,6 +222,7 @@ class StructureFlow(Stage):
     batch = 64
     rate = 5e-4
     bf16_on_cpu = True
+    parts = {"image_encoder": "encoder", "structure_flow": "flow"}
 
     def __init__(self, request: TrainRequest) -> None:
         super().__init__(request)
@@ -258,8 +262,7 @@ class StructureFlow(Stage):
         return dict(zip(("loss", "occupancy", "uv"), totals / 4, strict=True))
 
     def export(self, loop: TrainingLoop) -> None:
-        self.export_part(loop, "image_encoder", "encoder")
-        self.export_part(loop, "structure_flow", "flow")
+        super().export(loop)
         mean, std = self.train_set.normalization
         path = MINI_WEIGHTS / "pipeline.json"
         pipeline = json.loads(path.read_text()) if path.exists() else {}
@@ -363,6 +366,8 @@ def train(request: TrainRequest) -> dict[str, float]:
     if request.stage not in STAGES:
         raise MaquetteError("bad_input", f"CUPID has no stage {request.stage!r}; choose one of {', '.join(STAGES)}.")
     stage = STAGES[request.stage](request)
+    folder = request.out / request.stage
+    shipped = request.resume and not (folder / "state.json").exists() and stage.load_shipped()
     settings = LoopSettings(
         minutes=request.minutes,
         learning_rate=request.rate or stage.rate,
@@ -370,9 +375,9 @@ def train(request: TrainRequest) -> dict[str, float]:
         seed=request.seed,
         bf16=stage.bf16_on_cpu or stage.device.type != "cpu",
     )
-    loop = TrainingLoop(stage.module, request.out / request.stage, settings, stage.device)
+    loop = TrainingLoop(stage.module, folder, settings, stage.device)
     if request.resume and not loop.resume():
-        logger.info("nothing to resume in %s: starting anew", loop.folder)
+        logger.info("no run in %s: starting %s", folder, "from the shipped weights" if shipped else "anew")
     result = loop.run(stage.loss, stage.validate)
     if request.export:
         stage.export(loop)
