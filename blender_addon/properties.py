@@ -20,8 +20,12 @@ _engine_items: list[tuple[str, str, str, int]] = []  # Blender needs the strings
 def set_engines(engines: list[tuple[str, str, str]]) -> None:
     """Offer the engines (name, title, description) that the backend named, after the built-in ones."""
     merged = {name: (name, title, text) for name, title, text in BUILT_IN_ENGINES + engines}
-    # The number is what a .blend file keeps, so it may not depend on the order.
-    _engine_items[:] = [(*item, zlib.crc32(item[0].encode()) & 0x7FFFFFFF) for item in merged.values()]
+    # The number is what a .blend file keeps, so it may not depend on the order. A setting nobody touched is 0, which is
+    # the built-in engine; with another number the menu would be empty.
+    _engine_items[:] = [
+        (*item, 0 if name == BUILT_IN_ENGINES[0][0] else zlib.crc32(name.encode()) & 0x7FFFFFFF)
+        for name, item in merged.items()
+    ]
 
 
 def engine_items(_self: object, _context: bpy.types.Context | None) -> list[tuple[str, str, str, int]]:

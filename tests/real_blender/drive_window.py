@@ -56,6 +56,7 @@ def generate() -> Iterator[None]:
     preferences.backend_python, preferences.data_folder = PYTHON, str(FOLDER / "data")
     sys.modules[f"{MODULE}.blender_addon.properties"].set_engines([("cube", "Cube", "")])
     scene = bpy.context.window_manager.windows[0].scene
+    seen["engine"] = scene.maquette_create.engine
     scene.maquette_create.image = str(FOLDER / "picture.png")
     scene.maquette_create.engine = "cube"
     before = {thing.name for thing in scene.objects}

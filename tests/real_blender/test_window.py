@@ -47,6 +47,7 @@ def test_every_step_went_through(seen: dict):
 
 def test_the_sidebar_has_our_tab(seen: dict, folder: Path):
     assert seen["tab"] == "Maquette"
+    assert seen["engine"] == "cupid"  # an untouched menu names the built-in engine
     # An empty window packs into a few kilobytes; a drawn one does not.
     assert (folder / "sidebar.png").stat().st_size > 20_000
 
