@@ -1,0 +1,440 @@
+"""CUPID from a photo to a coloured mesh and the camera that took the photo (spec section 0).
+
+Stages: prepare_image, encode_image, sample_structure, solve_camera, sample_latent, decode_mesh, finish. Every sampler
+step reports progress and looks for a cancel. Without weights for stage 2 the mesh comes from stage 1's voxels and the
+report says so. An unsolvable camera is a message, not a failure: the object is still delivered.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backend.contract import meshes
+from backend.contract.errors import MaquetteError
+from backend.contract.frames import uncrop_intrinsics
+from backend.contract.meshes import MeshData
+from backend.contract.messages import SystemInfo
+from backend.formats import glb
+from backend.formats.images import Picture, decode_image
+from backend.nn.sparse_tensor import SparseTensor
+from backend.rendering.image_metrics import mask_iou, psnr, ssim
+from backend.systems.base import ArtifactData, Hooks, RunResult
+from backend.systems.cupid import camera_solver, model, preprocess, results
+from backend.systems.cupid.flow_sampler import FlowSettings, sample_flow
+from backend.systems.cupid.masking import Cutout, find_object
+from backend.systems.cupid.occupancy_mesh import mesh_from_occupancy, subdivide
+from backend.systems.cupid.photo_colors import photo_colors
+from backend.systems.cupid.pose import Camera
+from backend.systems.cupid.structure_decode import MIN_ACTIVE, Structure, decode_structure, voxel_uv
+
+logger = logging.getLogger(__name__)
+
+TASK = "image_to_3d"
+STAGES = (
+    "prepare_image",
+    "encode_image",
+    "sample_structure",
+    "solve_camera",
+    "sample_latent",
+    "decode_mesh",
+    "finish",
+)
+MOST_STEPS = 200
+LATENT_CHANNELS = 8  # the first half of the structure latent is occupancy, the second the UV cube
+ONLY_STAGE_1 = "stage 2 not trained: mesh from occupancy"
+TOO_MANY_VOXELS = "too many voxels for stage 2: mesh from occupancy"
+FILLED_SHARE = 1 / 8  # of the grid (32,768 of 64^3 in the published data): more is noise and would take minutes
+
+
+@dataclass(frozen=True)
+class Request:
+    """The parameters of a job, checked. focal is the locked normalised fx of the full picture, or None."""
+
+    seed: int = 42
+    steps: int | None = None
+    weights: str = "mini"
+    config: str = "mini"
+    focal: float | None = None
+
+
+@dataclass(frozen=True)
+class Photo:
+    """The prepared picture: rgba [H,W,4] with the object's alpha, its crop, and both network inputs [1,3,S,S]."""
+
+    picture: Picture
+    cutout: Cutout
+    rgba: np.ndarray
+    crop: preprocess.Crop
+    encoder_input: Tensor
+    visual_input: Tensor
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """The crop in units of the picture (left, top, right, bottom)."""
+        width, height = self.picture.size
+        left, top, right, bottom = self.crop.box
+        return left / width, top / height, right / width, bottom / height
+
+
+@dataclass(frozen=True)
+class SolvedCamera:
+    """`crop` camera or None; `intrinsics` [3,3] of the full picture; `message` says what to think of it."""
+
+    crop: Camera | None
+    intrinsics: np.ndarray | None
+    residual_px: float | None
+    message: str
+
+    @property
+    def trusted(self) -> bool:
+        return self.crop is not None and self.crop.trusted
+
+    @property
+    def world_to_camera(self) -> np.ndarray | None:
+        return None if self.crop is None else self.crop.world_to_camera
+
+
+class CupidSystem:
+    """The system "cupid" (see `backend.systems.base.System`)."""
+
+    name = "cupid"
+    title = "CUPID"
+    tasks = (TASK,)
+    stages = STAGES
+
+    def __init__(self, device: str | None = None) -> None:
+        self.device = device or os.environ.get("MAQUETTE_DEVICE", "cpu")
+        self._loaded: tuple[tuple[str, str, int], model.CupidModel] | None = None
+
+    def info(self) -> SystemInfo:
+        """Ready when mini's stage-1 weights are there."""
+        missing = model.missing_weights(model.MINI_FOLDER) if model.MINI_FOLDER.is_dir() else list(model.STAGE_1)
+        note = f"The weights of {missing[0]} are not installed." if missing else ""
+        return SystemInfo(self.name, self.title, self.tasks, self.stages, not missing, note, "MIT")
+
+    def use_model(self, loaded: model.CupidModel, weights: str = "mini", config: str = "mini", seed: int = 0) -> None:
+        """Keep networks made elsewhere; runs with these parameters use them."""
+        self._loaded = ((weights, config, seed), loaded)
+
+    def run(self, task: str, inputs: dict[str, bytes], parameters: dict[str, Any], hooks: Hooks) -> RunResult:
+        """inputs: image, and mask if there is one. Errors: `MaquetteError`; see the module's text for the rest."""
+        if task != TASK:
+            raise MaquetteError("bad_input", f"CUPID cannot do {task!r}; choose {TASK}.")
+        request = parse_request(parameters)
+        if set(inputs) - {"image", "mask"} or "image" not in inputs:
+            raise MaquetteError("bad_input", "CUPID needs one picture; choose an image.", next_step="choose_image")
+        with torch.inference_mode():
+            return self._run(inputs, request, hooks)
+
+    def _run(self, inputs: dict[str, bytes], request: Request, hooks: Hooks) -> RunResult:
+        hooks.stage("prepare_image")
+        networks = self._networks(request)
+        photo = prepare_image(inputs["image"], inputs.get("mask"), networks.settings)
+        if photo.cutout.source == "cut_out":
+            hooks.message(photo.cutout.message)
+
+        hooks.stage("encode_image")
+        tokens = networks["image_encoder"](photo.encoder_input.to(self.device))
+
+        hooks.stage("sample_structure")
+        generator = torch.Generator().manual_seed(request.seed)
+        structure, uv_logits = sample_structure(networks, tokens, generator, request.steps, hooks)
+
+        hooks.stage("solve_camera")
+        camera = solve_camera(structure, uv_logits, photo, networks.settings, request.focal)
+        if camera.message:
+            hooks.message(camera.message)
+
+        hooks.stage("sample_latent")
+        latent = None
+        notes = () if networks.has_stage_2 else (ONLY_STAGE_1,)
+        if len(structure.coords) > FILLED_SHARE * uv_logits.shape[-1] ** 3:
+            notes = (*notes, TOO_MANY_VOXELS)
+        if not notes:
+            latent = sample_latent(networks, structure, tokens, photo, camera, generator, request.steps, hooks)
+
+        hooks.stage("decode_mesh")
+        if latent is not None:
+            mesh = decode_mesh(networks, latent, photo, camera)
+        else:
+            mesh = mesh_from_structure(structure, uv_logits.shape[-1], photo, camera)
+        hooks.check_cancelled()
+
+        hooks.stage("finish")
+        result = _finish(mesh, photo, camera, structure, request, notes, hooks)
+        hooks.finish()
+        return result
+
+    def _networks(self, request: Request) -> model.CupidModel:
+        key = (request.weights, request.config, request.seed if request.weights == "random" else 0)
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = (key, model.load_model(request.weights, request.config, self.device, key[2]))
+        return self._loaded[1]
+
+
+def parse_request(parameters: dict[str, Any]) -> Request:
+    """Check a job's parameters. Errors: `MaquetteError` bad_input naming the parameter."""
+    unknown = sorted(set(parameters) - {"seed", "steps", "weights", "config", "focal"})
+    if unknown:
+        raise MaquetteError("bad_input", f"CUPID has no parameter {unknown[0]!r}; remove it.")
+    given = {name: value for name, value in parameters.items() if value is not None}
+    for name in ("seed", "steps"):
+        if name in given and (not isinstance(given[name], int) or isinstance(given[name], bool)):
+            raise MaquetteError("bad_input", f"The parameter {name} must be a whole number.")
+    for name in ("weights", "config"):
+        if name in given and not isinstance(given[name], str):
+            raise MaquetteError("bad_input", f"The parameter {name} must be a name.")
+    request = Request(**given)
+    if not 0 <= request.seed < 2**63:
+        raise MaquetteError("bad_input", "The seed must be zero or a positive number.")
+    if request.steps is not None and not 1 <= request.steps <= MOST_STEPS:
+        raise MaquetteError("bad_input", f"The number of steps must be between 1 and {MOST_STEPS}.")
+    if request.focal is not None:
+        numeric = isinstance(request.focal, int | float) and not isinstance(request.focal, bool)
+        if not numeric or not math.isfinite(request.focal) or not 0.05 <= request.focal <= 100:
+            raise MaquetteError("bad_input", "The focal length must be between 0.05 and 100 picture widths.")
+    return request
+
+
+def prepare_image(image: bytes, mask: bytes | None, settings: model.CupidSettings) -> Photo:
+    """Decode, find the object, crop and resize (spec section 5). Errors: `MaquetteError` bad_input."""
+    picture = decode_image(image)
+    cutout = find_object(picture, mask)
+    rgba = np.dstack([picture.rgba[..., :3], cutout.alpha])
+    try:
+        crop = preprocess.crop_to_content(rgba)
+    except ValueError as error:
+        raise MaquetteError("bad_input", str(error), next_step="give_mask") from error
+    encoder_input, visual_input = (
+        torch.from_numpy(preprocess.premultiplied_tensor(crop.image, size))[None]
+        for size in (settings.encoder_size, settings.visual_size)
+    )
+    return Photo(picture, cutout, rgba, crop, encoder_input, visual_input)
+
+
+def sample_structure(
+    networks: model.CupidModel, tokens: Tensor, generator: torch.Generator, steps: int | None, hooks: Hooks
+) -> tuple[Structure, Tensor]:
+    """Stage 1: occupied voxels, and the decoded UV cube's logits [1,3,R,R,R]. Errors: `MaquetteError` if hardly any."""
+    flow, settings = networks["structure_flow"], networks.settings
+    side = flow.resolution
+    noise = torch.randn((1, flow.in_channels, side, side, side), generator=generator).to(networks.device)
+    sampler = _with_steps(settings.structure_sampler, steps)
+    sampled = sample_flow(
+        flow, noise, tokens, torch.zeros_like(tokens), sampler, on_step=lambda i, n, _: hooks.step(i, n)
+    ).samples
+    latent = _denormalise(sampled, settings.structure_normalization)
+    occupancy = networks["ss_dec"](latent[:, :LATENT_CHANNELS]).float()
+    uv_logits = networks["uv_dec"](latent[:, LATENT_CHANNELS:]).float()
+    try:
+        structure = decode_structure(occupancy, uv_logits)
+    except ValueError as error:
+        raise MaquetteError("internal", str(error), next_step="retry") from error
+    if len(structure.coords) < MIN_ACTIVE:
+        raise MaquetteError(
+            "bad_input",
+            "No object took shape from this picture; try another seed or a picture that shows the object clearly.",
+            detail=f"{len(structure.coords)} voxels", next_step="retry",
+        )
+    return structure, uv_logits
+
+
+def solve_camera(
+    structure: Structure, uv_logits: Tensor, photo: Photo, settings: model.CupidSettings, focal: float | None
+) -> SolvedCamera:
+    """The photo's camera; never fails, the message says why there is none or why it should not be trusted."""
+    left, _, right, _ = photo.box
+    try:
+        points, uv = camera_solver.pose_points(structure, uv_logits, settings.camera)
+        locked = None if focal is None else focal / (right - left)
+        camera = camera_solver.solve_camera(points, uv, settings.camera, locked)
+    except (ValueError, np.linalg.LinAlgError) as error:
+        logger.warning("no camera: %s", error)
+        sentence = str(error) if isinstance(error, ValueError) else "The camera cannot be solved; try another seed."
+        return SolvedCamera(None, None, None, sentence)
+    intrinsics = uncrop_intrinsics(camera.intrinsics, photo.box)
+    residual_px = camera.residual * (right - left) * photo.picture.original_size[0]
+    if not (np.isfinite(intrinsics).all() and np.isfinite(camera.world_to_camera).all()):
+        return SolvedCamera(None, None, None, "The camera cannot be solved from this result; try another seed.")
+    message = "" if camera.trusted else (
+        f"The camera is uncertain (about {residual_px:.0f} pixels off); check it or try another seed."
+    )
+    return SolvedCamera(camera, intrinsics, residual_px, message)
+
+
+def sample_latent(
+    networks: model.CupidModel,
+    structure: Structure,
+    tokens: Tensor,
+    photo: Photo,
+    camera: SolvedCamera,
+    generator: torch.Generator,
+    steps: int | None,
+    hooks: Hooks,
+) -> SparseTensor:
+    """Stage 2: the structured latent [L,8] on the occupied voxels, conditioned on what each voxel shows in the
+    photo."""
+    flow, settings, device = networks["slat_flow"], networks.settings, networks.device
+    coords = structure.coords.to(device)
+    template = SparseTensor(coords, torch.randn((len(coords), flow.latent_channels), generator=generator).to(device))
+    if camera.crop is None:  # without a camera the sampled UV cube itself says where the voxels are seen
+        uv = _voxel_values(structure, coords)
+    else:
+        matrices = (torch.from_numpy(m).float().to(device)[None] for m in (
+            camera.crop.world_to_camera, camera.crop.intrinsics))
+        uv = voxel_uv(coords, *matrices, flow.resolution)
+    image = photo.visual_input.to(device)
+    encoder = networks.networks.get("slat_enc")
+    if encoder is not None and encoder.input_layer.in_features != tokens.shape[-1]:
+        encoder = None  # trained on other features than image tokens: its part of the condition is zero
+    conditions = []
+    for shown_tokens, shown_image in ((tokens, image), (torch.zeros_like(tokens), torch.zeros_like(image))):
+        conditions.append((shown_tokens, flow.local_features(template, shown_tokens, shown_image, uv, encoder)))
+
+    def velocity(x: Tensor, t: Tensor, condition: tuple[Tensor, Tensor]) -> Tensor:
+        answer: Tensor = flow(template.replace(x), t[:1], *condition).feats  # one object: one time
+        return answer
+
+    sampler = _with_steps(settings.latent_sampler, steps)
+    sampled = sample_flow(
+        velocity, template.feats, conditions[0], conditions[1], sampler, on_step=lambda i, n, _: hooks.step(i, n)
+    ).samples
+    return template.replace(_denormalise(sampled, settings.slat_normalization))
+
+
+def decode_mesh(networks: model.CupidModel, latent: SparseTensor, photo: Photo, camera: SolvedCamera) -> MeshData:
+    """The mesh decoder's surface with its vertex colours, or the photo's where seen if the settings ask for that."""
+    dual = networks["slat_dec_mesh"](latent)[0]
+    if not len(dual.faces):
+        raise MaquetteError(
+            "bad_input", "The surface of the object came out empty; try another seed.", next_step="retry"
+        )
+    vertices, faces = dual.vertices.float().cpu().numpy(), dual.faces.cpu().numpy()
+    colors = np.full((len(vertices), 3), 0.7)
+    if dual.attributes is not None:
+        colors = dual.attributes[:, :3].float().cpu().numpy().astype(np.float64)
+    if networks.settings.project_photo and camera.crop is not None:
+        k = camera.crop.intrinsics
+        colors = photo_colors(vertices, faces, photo.crop.image, camera.crop.world_to_camera, k, colors)
+    return _mesh(vertices, faces, colors)
+
+
+def mesh_from_structure(structure: Structure, resolution: int, photo: Photo, camera: SolvedCamera) -> MeshData:
+    """The surface of the voxels, coloured from the photo through the solved camera. Errors: `MaquetteError`."""
+    occupancy = np.zeros((resolution,) * 3, bool)
+    occupancy[tuple(structure.coords[:, 1:].long().cpu().numpy().T)] = True
+    vertices, faces = mesh_from_occupancy(occupancy)
+    if not len(faces):
+        raise MaquetteError("bad_input", "The object came out too thin to have a surface; try another seed.",
+                            next_step="retry")
+    vertices, faces = subdivide(vertices, faces)
+    if camera.crop is None:
+        solid = photo.rgba[photo.rgba[..., 3] > 250][:, :3]
+        mean = solid.mean(axis=0) / 255.0 if len(solid) else np.full(3, 0.7)
+        colors = np.tile(mean, (len(vertices), 1))
+    else:
+        colors = photo_colors(
+            vertices, faces, photo.crop.image, camera.crop.world_to_camera, camera.crop.intrinsics
+        )
+    return _mesh(vertices, faces, colors)
+
+
+def fit_to_photo(mesh: MeshData, photo: Photo, camera: SolvedCamera) -> dict[str, float]:
+    """Mask IoU, PSNR and SSIM (white background) of the result seen by the solved camera; empty without a camera."""
+    if camera.world_to_camera is None or camera.intrinsics is None:
+        return {}
+    width, height = results.fit_size(photo.picture.size)
+    view = results.photo_view(mesh, camera.world_to_camera, camera.intrinsics, (width, height))
+    shown, alpha = results.photo_on_white(photo.rgba, (width, height))
+    return {
+        "mask_iou": mask_iou(view.mask, alpha >= 0.5),
+        "psnr": psnr(view.color, shown),
+        "ssim": ssim(view.color, shown),
+    }
+
+
+def _finish(
+    mesh: MeshData,
+    photo: Photo,
+    camera: SolvedCamera,
+    structure: Structure,
+    request: Request,
+    notes: tuple[str, ...],
+    hooks: Hooks,
+) -> RunResult:
+    crop_intrinsics = None if camera.crop is None else camera.crop.intrinsics
+    thumbnail = results.thumbnail(mesh, camera.world_to_camera, crop_intrinsics)
+    hooks.preview(thumbnail)
+    report = {
+        "system": CupidSystem.name,
+        "seed": request.seed,
+        "steps": request.steps,
+        "weights": request.weights,
+        "config": request.config,
+        "mask": photo.cutout.source,
+        "mask_message": photo.cutout.message,
+        "image_size": list(photo.picture.original_size),
+        "voxels": len(structure.coords),
+        "vertices": len(mesh.vertices),
+        "triangles": len(mesh.faces),
+        "stage_2": not notes,
+        "notes": list(notes),
+        "camera_trusted": camera.trusted,
+        "camera_message": camera.message,
+        "residual_px": camera.residual_px,
+        "focal": None if camera.intrinsics is None else float(camera.intrinsics[0, 0]),
+        **fit_to_photo(mesh, photo, camera),
+        "peak_mib": results.peak_mib(),
+    }
+    glb_bytes = glb.mesh_to_glb(mesh, "Maquette object")
+    camera_bytes = results.camera_json(
+        camera.world_to_camera, camera.intrinsics, photo.picture.original_size, camera.residual_px, camera.trusted,
+        camera.message,
+    )
+    hooks.finish()
+    report["seconds"] = {name: round(value, 4) for name, value in hooks.seconds.items()}
+    artifacts = (
+        ArtifactData("asset.mesh", meshes.mesh_to_bytes(mesh), meshes.MEDIA_TYPE),
+        ArtifactData("asset.glb", glb_bytes, glb.MEDIA_TYPE),
+        ArtifactData("camera.json", camera_bytes, "application/json"),
+        ArtifactData("thumbnail.png", thumbnail, "image/png"),
+        ArtifactData("report.json", json.dumps(report, indent=1).encode(), "application/json"),
+    )
+    return RunResult(artifacts, report)
+
+
+def _mesh(vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray) -> MeshData:
+    """A contract mesh from colours [V,3] in [0,1]."""
+    rgba = np.full((len(vertices), 4), 255, np.uint8)
+    rgba[:, :3] = np.rint(np.nan_to_num(colors).clip(0, 1) * 255)
+    return MeshData(vertices.astype(np.float32), faces.astype(np.int32), colors=rgba)
+
+
+def _with_steps(settings: FlowSettings, steps: int | None) -> FlowSettings:
+    return settings if steps is None else replace(settings, steps=steps)
+
+
+def _denormalise(x: Tensor, normalization: Any) -> Tensor:
+    """x * std + mean along the channels (dim 1); x unchanged without a normalization."""
+    if not normalization:
+        return x
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    mean, std = (torch.tensor(normalization[name], dtype=x.dtype, device=x.device).view(shape) for name in ("mean",
+    "std"))
+    return x * std + mean
+
+
+def _voxel_values(structure: Structure, coords: Tensor) -> Tensor:
+    """The UV cube's values at `coords` [L,4] -> [L,2]; the pose set holds at least every occupied voxel."""
+    place = {tuple(row): index for index, row in enumerate(structure.uv_coords.tolist())}
+    rows = torch.tensor([place[tuple(row)] for row in coords.tolist()], dtype=torch.int64)
+    return structure.uv.to(coords.device)[rows.to(coords.device)]
