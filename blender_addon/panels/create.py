@@ -16,7 +16,8 @@ class MAQUETTE_PT_create(widgets.SidebarPanel, bpy.types.Panel):
         widgets.picture_row(layout, settings)
         text = layout.column(align=True)
         text.enabled = False
-        text.prop(settings, "prompt", text="", placeholder="Text: comes next, choose a picture")
+        text.prop(settings, "prompt", text="", icon="TEXT")
+        text.label(text="Text input comes next; use a picture.")
         column = layout.column()
         column.use_property_split = True
         column.use_property_decorate = False

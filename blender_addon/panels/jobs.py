@@ -47,7 +47,10 @@ def _draw_job(box: bpy.types.UILayout, context: bpy.types.Context, record: JobRe
         _draw_actions(column, record)
     if record.failure is not None and record.state == "failed":
         widgets.sentence(box, context, record.failure.message, "ERROR")
-        box.operator("maquette.copy_report", icon="COPYDOWN")
+        row = box.row(align=True)
+        if record.failure.next_step in widgets.NEXT_STEP_OPERATORS:
+            row.operator(widgets.NEXT_STEP_OPERATORS[record.failure.next_step])
+        row.operator("maquette.copy_report", icon="COPYDOWN")
     for text in (record.waiting if record.applied == 0 else "", record.message if record.state == "done" else ""):
         if text:
             widgets.sentence(box, context, text, "INFO")

@@ -46,7 +46,8 @@ class MAQUETTE_PT_setup(widgets.SidebarPanel, bpy.types.Panel):
             box = layout.box()
             widgets.sentence(box, context, snapshot.trouble, "ERROR")
             row = box.row(align=True)
-            row.operator("maquette.open_log")
+            if snapshot.next_step in widgets.NEXT_STEP_OPERATORS:
+                row.operator(widgets.NEXT_STEP_OPERATORS[snapshot.next_step])
             row.operator("maquette.copy_report")
 
 

@@ -9,6 +9,13 @@ import bpy
 CATEGORY = "Maquette"
 CHARACTERS_OF_A_LINE = 8.0  # pixels of one character of the interface font at scale 1, measured generously
 
+# What `Failure.next_step` offers as a button; Retry stands beside every ended job anyway.
+NEXT_STEP_OPERATORS = {
+    "choose_image": "maquette.choose_picture",
+    "set_up": "maquette.set_up",
+    "open_log": "maquette.open_log",
+}
+
 
 def sentence(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: str = "NONE") -> None:
     """A text that wraps at the sidebar's width."""

@@ -57,6 +57,8 @@ _stage()
 assert "bpy" not in sys.modules, "bpy was imported before its user folder was set"
 import bpy  # noqa: E402  (after the environment is set; addon_utils only exists once bpy was imported)
 
+addon_utils = importlib.import_module("addon_utils")
+
 
 def module(name: str):
     """A module of the enabled extension: `module("runtime.session")`."""
@@ -86,16 +88,20 @@ def make_undo_steps() -> None:
     bpy.ops.ed.undo_push(message="Start")
 
 
-@pytest.fixture(scope="session")
-def addon_enabled() -> Iterator[None]:
-    """The extension, enabled once."""
-    import addon_utils
-
-    bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
-    assert addon_utils.enable(MODULE, default_set=True) is not None
+@pytest.fixture(scope="session", autouse=True)
+def addon_removed_at_the_end() -> Iterator[None]:
+    """Take the extension out after the last test, which ends the backend, and see that nothing stays."""
     yield
-    addon_utils.disable(MODULE)
+    if MODULE in bpy.context.preferences.addons:
+        addon_utils.disable(MODULE)
     assert not [name for name in dir(bpy.types) if name.startswith("MAQUETTE_")]
+
+
+@pytest.fixture
+def addon_enabled() -> None:
+    """The extension is on; tests that load Blender's factory settings turn it off."""
+    if MODULE not in bpy.context.preferences.addons:
+        assert addon_utils.enable(MODULE, default_set=True) is not None
 
 
 @pytest.fixture

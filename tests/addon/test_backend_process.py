@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -122,6 +123,39 @@ def test_a_child_that_ignores_the_end_of_its_input_is_ended(addon_enabled, tmp_p
     for clock.now in (1.0, 6.0, 9.5):
         process.poll()
     poll_until(process, "stopped", seconds=5)
+
+
+BLENDER_THAT_CRASHES = """
+import os, pathlib, sys, time
+sys.path.insert(0, sys.argv[1])
+from maquette.blender_addon.runtime.backend_process import BackendProcess
+process = BackendProcess(pathlib.Path(sys.argv[1]) / "maquette", pathlib.Path(sys.argv[2]))
+process.start(sys.argv[3])
+while not process.answering:
+    process.poll()
+    time.sleep(0.02)
+print(process.pid, flush=True)
+os._exit(9)
+"""
+
+
+def test_nothing_is_left_after_blender_crashed(addon_enabled, tmp_path):
+    command = [sys.executable, "-c", BLENDER_THAT_CRASHES, str(STAGE.parent), str(tmp_path), BACKEND_PYTHON]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 9, ended.stderr
+    pid = int(ended.stdout)
+    end = time.monotonic() + 5.0
+    while alive(pid):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that ended and was not collected by its new parent does not."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
 
 
 def test_a_python_that_is_not_there_is_told(addon_enabled, tmp_path):

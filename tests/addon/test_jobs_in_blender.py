@@ -225,3 +225,33 @@ def test_a_wrong_choice_is_told_at_once(blender, tmp_path, name, content, senten
     with pytest.raises(RuntimeError, match=sentence):
         bpy.ops.maquette.generate()
     assert blender.session.get().store.all() == []
+
+
+def test_a_full_disk_is_told_and_nothing_is_half_kept(blender, picture, monkeypatch):
+    def no_space(record):
+        raise OSError(28, "No space left on device")
+
+    store = blender.session.get().store
+    monkeypatch.setattr(store, "_write", no_space)
+    blender.settings.image = str(picture)
+    with pytest.raises(RuntimeError, match="Free some space"):
+        bpy.ops.maquette.generate()
+    assert store.all() == []
+
+
+def test_a_dropped_picture_starts_a_job(blender, generate, picture):
+    generate()
+    blender.settings.image = ""
+    assert bpy.ops.maquette.drop_picture(filepath=str(picture)) == {"FINISHED"}
+    store = blender.session.get().store
+    job_id = store.all()[0].job_id
+    pump_until(lambda: store.get(job_id).applied)
+    assert len(made_objects()) == 2
+
+
+def test_a_result_whose_files_are_gone_is_told(blender, generate):
+    job_id = generate()
+    blender.session.get().store.artifact_path(job_id, "asset.mesh").write_bytes(b"MAQMESH1cut")
+    with pytest.raises(RuntimeError, match="missing or damaged"):
+        bpy.ops.maquette.apply_result(job_id=job_id)
+    assert len(made_objects()) == 1
