@@ -261,3 +261,16 @@ def test_picture_bytes_reach_the_report():
     broken = io.BytesIO(photo()).getvalue()[:40]
     with pytest.raises(MaquetteError, match="picture"):
         system_with(tiny_model()).run(pipeline.TASK, {"image": broken}, {}, Hooks())
+
+
+def test_the_command_writes_its_files(tmp_path, monkeypatch):
+    from backend.systems import command, registry
+
+    monkeypatch.setattr(registry, "get_system", lambda name: system_with(tiny_model()))
+    picture = tmp_path / "photo.png"
+    picture.write_bytes(photo())
+    assert command.main(["--image", str(picture), "--out", str(tmp_path / "out"), "--steps", "1"]) == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names >= {"asset.glb", "camera.json", "overlay.png", "report.json"}
+    with pytest.raises(MaquetteError, match="cannot be read"):
+        command.main(["--image", str(tmp_path / "none.png"), "--out", str(tmp_path)])

@@ -1,0 +1,89 @@
+"""`python -m backend generate`: one picture to asset.glb, camera.json, overlay.png and report.json, without Blender."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from backend.contract.errors import MaquetteError
+from backend.contract.meshes import MeshData, mesh_from_bytes
+from backend.formats.images import decode_image, encode_png
+from backend.rendering.views import render_mesh
+from backend.systems import registry
+from backend.systems.base import Hooks, RunResult
+
+logger = logging.getLogger(__name__)
+
+OVERLAY_SIDE = 768  # pixels of the longer side of each half
+KEPT = ("asset.glb", "camera.json", "thumbnail.png", "report.json")
+
+
+def overlay(image: bytes, mesh: MeshData, camera: dict) -> bytes:
+    """PNG: the picture, and the picture with the object drawn over it through the solved camera, side by side."""
+    picture = Image.fromarray(decode_image(image).rgba)
+    picture.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE), Image.Resampling.LANCZOS)
+    pixels = np.asarray(picture, np.float32) / 255.0
+    shown = pixels[..., :3] * pixels[..., 3:] + (1.0 - pixels[..., 3:])
+    drawn = shown
+    if camera["world_to_camera"] is not None:
+        world_to_camera, intrinsics = np.array(camera["world_to_camera"]), np.array(camera["intrinsics"])
+        view = render_mesh(mesh, world_to_camera, intrinsics, picture.size, background=(0.0, 0.0, 0.0))
+        drawn = view.color + shown * (1.0 - view.alpha[..., None])
+    return encode_png(np.concatenate([shown, drawn], axis=1))
+
+
+def write_result(result: RunResult, image: bytes, out: Path) -> None:
+    """Write the artifacts and the overlay into `out`. Errors: `MaquetteError` disk_full when it cannot be written."""
+    data = {artifact.name: artifact.data for artifact in result.artifacts}
+    mesh, camera = mesh_from_bytes(data["asset.mesh"]), json.loads(data["camera.json"])
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in KEPT:
+            if name in data:
+                (out / name).write_bytes(data[name])
+        (out / "overlay.png").write_bytes(overlay(image, mesh, camera))
+    except OSError as error:
+        raise MaquetteError(
+            "disk_full", f"The result could not be written to {out}; choose another folder or free space.",
+            detail=str(error), next_step="free_disk",
+        ) from error  # fmt: skip
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command. Errors: `MaquetteError`."""
+    parser = argparse.ArgumentParser(prog="python -m backend generate", description=__doc__)
+    parser.add_argument("--system", default="cupid", help="default: cupid")
+    parser.add_argument("--image", type=Path, required=True, help="picture of one object")
+    parser.add_argument("--mask", type=Path, help="picture that is white where the object is")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the result")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--steps", type=int, help="sampler steps a stage; default: the configuration's")
+    parser.add_argument("--weights", default="mini", help="mini, random or a folder; default: mini")
+    parser.add_argument("--config", default="mini", help="mini or full; default: mini")
+    parser.add_argument("--focal", type=float, help="known focal length in picture widths")
+    options = parser.parse_args(arguments)
+    inputs = {"image": _read(options.image)}
+    if options.mask:
+        inputs["mask"] = _read(options.mask)
+    names = ("seed", "steps", "weights", "config", "focal")
+    parameters = {name: getattr(options, name) for name in names}
+    system = registry.get_system(options.system)
+    result = system.run(system.tasks[0], inputs, parameters, Hooks())
+    write_result(result, inputs["image"], options.out)
+    logger.info("written to %s", options.out)
+    return 0
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise MaquetteError(
+            "bad_input", f"The file {path} cannot be read; choose another one.", detail=str(error)
+        ) from error
