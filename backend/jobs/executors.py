@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,9 @@ STOP_SECONDS = 1.5
 
 DESCRIBE_SECONDS = 60.0
 """Importing torch from a cold disk takes up to half a minute on the slowest machines we saw."""
+
+DESCRIBE_AGAIN_SECONDS = 15.0
+"""Weights may be installed while we run; asking more often would keep a core busy with imports."""
 
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 """The folder that holds the package `backend`: workers start there."""
@@ -88,6 +92,7 @@ class LocalExecutor:
         self._hard_stop: threading.Timer | None = None
         self._systems: list[SystemInfo] = []
         self._describing = threading.Lock()
+        self._describe_at = 0.0
 
     def run(self, job: JobRequest, listener: Callable[[dict[str, Any]], None]) -> Outcome:
         """Run `job` in the worker; a dead worker is replaced first, a dying one is an `internal` failure."""
@@ -147,10 +152,15 @@ class LocalExecutor:
             return "busy" if self._job_id else "idle"
 
     def systems(self) -> list[SystemInfo]:
-        """Ask a short-lived process once: describing a system imports torch, which the server never does."""
+        """Ask a short-lived process: describing a system imports torch, which the server never does.
+
+        The answer holds while all systems are ready; else it is asked again after `DESCRIBE_AGAIN_SECONDS`.
+        """
         with self._describing:
-            if not self._systems:
+            now = time.monotonic()
+            if not self._systems or (now >= self._describe_at and not all(info.ready for info in self._systems)):
                 self._systems = self._describe()
+                self._describe_at = now + DESCRIBE_AGAIN_SECONDS
             return self._systems
 
     def stop(self) -> None:

@@ -214,6 +214,8 @@ class JobQueue:
                 if is_disk_full(error):
                     self._reserve.unlink(missing_ok=True)
         self._write_summary(job_id)
+        if outcome.state == "done":
+            self._make_reserve()
         logger.info("job %s: %s", job_id, outcome.state)
 
     def _write_summary(self, job_id: str) -> None:

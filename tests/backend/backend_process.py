@@ -20,7 +20,7 @@ from backend.contract.messages import Handshake, JobEvent, JobRequest, JobSummar
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "0123456789abcdef" * 4
 ECHO = "tests.fakes.echo_system:EchoSystem"
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 """Patience of every wait here; a loaded machine starts a Python in some seconds."""
 
 

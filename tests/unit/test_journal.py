@@ -128,6 +128,7 @@ def test_full_disk_is_told_with_the_reserve(tmp_path: Path, journal: Journal, mo
         time.sleep(0.01)
     assert jobs.summary(request.job_id).state == "done"
     jobs.stop()
+    assert reserve.exists(), "made again once there is room"
 
 
 def test_conflicts(tmp_path: Path, journal: Journal) -> None:
