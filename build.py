@@ -4,6 +4,7 @@
     python build.py test [--tier NAME ...]        run the test tiers and print a table
     python build.py package                       build the extension zips and the static repository
     python build.py develop [--blender PATH]      link this folder into a Blender, live
+    python build.py bench                         measure transfer and import
 
 Every step is quick when nothing has changed: each environment keeps a stamp with the hash of what it was made from.
 """
@@ -380,6 +381,18 @@ def command_develop(arguments: argparse.Namespace) -> int:
     return 0
 
 
+# ---------------------------------------------------------------------------------------------------------- bench
+
+
+def command_bench(arguments: argparse.Namespace) -> int:
+    """Measure what an artist would feel: transfer between the processes, and a result entering the scene."""
+    print("Blobs over the socket, MB/s:", flush=True)
+    must_run([backend_python(), "-m", "backend.server.bench"], "Measuring the socket")
+    print("A 50,000-triangle textured result entering Blender 4.5:", flush=True)
+    must_run([bpy_python("4.5"), ROOT / "examples" / "bench_apply.py"], "Measuring the import")
+    return 0
+
+
 # ----------------------------------------------------------------------------------------------------------- door
 
 
@@ -398,6 +411,8 @@ def main() -> int:
     develop = commands.add_parser("develop", help="link this folder into a Blender, live")
     develop.add_argument("--blender", default="blender", help="the Blender program (default: the one on the path)")
     develop.set_defaults(run=command_develop)
+    bench = commands.add_parser("bench", help="measure transfer and import")
+    bench.set_defaults(run=command_bench)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
