@@ -3,8 +3,9 @@
 Settings (`camera` in a configuration), all optional:
   points        "occupied" (published): the UV cube at the occupied voxels; "support": at every voxel that the UV
                 decoder says is in the picture. A camera belongs to the whole cube: flat objects stay solvable.
-  solver        "dlt" (published): algebraic, skew kept; "calibrate": least reprojection error, no skew.
-  square_pixels true: one focal length (the crop is square, and so are the pixels of nearly all photos). With calibrate.
+  solver        "dlt" (published): algebraic, skew kept; "calibrate": least reprojection error, no skew; "steady": that
+                with one focal length (the crop is square, and so are most photos' pixels), started from an affine
+                camera and held near usual lenses. With a noisy UV cube the DLT ends at absurdly short focal lengths.
 """
 
 from __future__ import annotations
@@ -22,6 +23,12 @@ from backend.systems.cupid.structure_decode import Structure, voxel_centres
 
 MOST_POINTS = 6000  # more points do not move the solution, they only cost time
 BORDER = 0.01  # uv closer than this to the picture's edge may have been clamped in training
+USUAL_FOCAL = 2.5  # of a crop around the object; the training views have 0.9 to 6
+FOCAL_SPREAD = 0.7  # in log focal
+CENTRE_SPREAD = 0.15  # of the principal point around the middle of the crop, in crop sizes
+FOCAL_RANGE = (0.4, 40.0)
+MIN_DEPTH = 0.5  # the object's centre is at least this far from the camera: the camera is outside the object
+PRIOR_ERROR = 0.003  # how far, in image sizes a point, the fit may move for the priors' sake
 ROBUST_SCALE = 0.02  # residual, in image sizes, from which on a point counts less
 
 
@@ -48,20 +55,44 @@ def solve_camera(
     points: np.ndarray, uv: np.ndarray, settings: Mapping[str, Any], focal: float | None = None
 ) -> pose.Camera:
     """The crop's camera. `focal` locks fx (normalised to the crop). Errors: ValueError with a sentence."""
-    if focal is None and settings.get("solver", "dlt") == "dlt":
+    solver = settings.get("solver", "dlt")
+    if solver == "steady":
+        pose.check_points(points, uv)
+        return _steady(points, uv, focal)
+    if focal is None and solver == "dlt":
         return pose.solve_dlt(points, uv)
     try:
-        camera = pose.calibrate(points, uv, focal=focal)
+        return pose.calibrate(points, uv, focal=focal)
     except np.linalg.LinAlgError as error:
         raise ValueError("The camera cannot be solved: the points contradict each other; try another seed.") from error
-    return _one_focal(points, uv, camera, focal) if settings.get("square_pixels") else camera
 
 
-def _one_focal(points: np.ndarray, uv: np.ndarray, start: pose.Camera, focal: float | None) -> pose.Camera:
-    """`start` refined robustly with fx = fy (= `focal` when that is given)."""
-    k, base = start.intrinsics, start.world_to_camera
-    first = np.array([np.log(focal or np.sqrt(k[0, 0] * k[1, 1])), k[0, 2], k[1, 2], 0, 0, 0, *base[:3, 3]])
+def _affine_start(points: np.ndarray, uv: np.ndarray, focal: float) -> np.ndarray:
+    """`world_to_camera` [4,4] from the best affine projection, which is linear and has no bias towards short focals."""
+    design = np.concatenate([points, np.ones((len(points), 1))], axis=1)
+    solution = np.linalg.lstsq(design, uv, rcond=None)[0]  # [4,2]
+    rows, offset = solution[:3].T, solution[3]
+    u, scales, vt = np.linalg.svd(rows, full_matrices=False)
+    if scales[0] <= 1e-9:
+        raise ValueError("The camera cannot be solved: all points fall on one place; try another seed.")
+    right, down = u @ vt  # the nearest orthonormal pair
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.stack([right, down, np.cross(right, down)])
+    depth = focal / scales.mean()
+    matrix[:3, 3] = [*((offset - 0.5) * depth / focal), depth]
+    return matrix
+
+
+def _steady(points: np.ndarray, uv: np.ndarray, focal: float | None) -> pose.Camera:
+    """Least robust reprojection error with one focal length, kept near what photos have while the points say little."""
+    base = _affine_start(points, uv, focal or USUAL_FOCAL)
+    first = np.array([np.log(focal or USUAL_FOCAL), 0.5, 0.5, 0, 0, 0, *base[:3, 3]])
     free = np.array([focal is None, *[True] * 8])
+    low, high = np.full(9, -np.inf), np.full(9, np.inf)
+    low[0], high[0] = np.log(FOCAL_RANGE)
+    low[8] = MIN_DEPTH
+    low[1:3], high[1:3] = -1.0, 2.0
+    strength = PRIOR_ERROR * np.sqrt(len(points))
 
     def camera(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values = first.copy()
@@ -73,9 +104,20 @@ def _one_focal(points: np.ndarray, uv: np.ndarray, start: pose.Camera, focal: fl
         return np.array([[f, 0.0, values[1]], [0.0, f, values[2]], [0.0, 0.0, 1.0]]), matrix
 
     def residuals(step: np.ndarray) -> np.ndarray:
-        return np.nan_to_num(pose.project(points, *camera(step)) - uv, nan=10.0, posinf=10.0, neginf=-10.0).ravel()
+        intrinsics, matrix = camera(step)
+        seen = np.nan_to_num(pose.project(points, intrinsics, matrix) - uv, nan=10.0, posinf=10.0, neginf=-10.0)
+        prior = [
+            (np.log(intrinsics[0, 0] / USUAL_FOCAL)) / FOCAL_SPREAD,
+            (intrinsics[0, 2] - 0.5) / CENTRE_SPREAD,
+            (intrinsics[1, 2] - 0.5) / CENTRE_SPREAD,
+        ]
+        return np.concatenate([seen.clip(-10, 10).ravel(), strength * np.array(prior)])
 
-    fitted = least_squares(residuals, first[free], loss="soft_l1", f_scale=ROBUST_SCALE, x_scale="jac", max_nfev=40)
+    start = np.clip(first[free], low[free] + 1e-6, high[free] - 1e-6)
+    fitted = least_squares(
+        residuals, start, bounds=(low[free], high[free]), loss="soft_l1", f_scale=ROBUST_SCALE, x_scale="jac",
+        max_nfev=40,
+    )  # fmt: skip
     intrinsics, world_to_camera = camera(fitted.x)
     error = pose.reprojection_error(points, uv, intrinsics, world_to_camera)
     return pose.Camera(intrinsics, world_to_camera, error)
