@@ -37,6 +37,11 @@ class _JobSettings:
     """What both ways of making an object ask for."""
 
     image: StringProperty(name="Picture", description="The photo or drawing to start from", subtype="FILE_PATH")
+    mask: StringProperty(
+        name="Mask",
+        description="White where the object is; needed when the picture has no transparency and a busy background",
+        subtype="FILE_PATH",
+    )
     engine: EnumProperty(name="Engine", description="The system that makes the object", items=engine_items)
     seed: IntProperty(
         name="Seed", description="The same seed and picture give the same object", default=0, min=0, max=2**31 - 1

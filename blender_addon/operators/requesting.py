@@ -62,6 +62,7 @@ def retry_job(job_id: str) -> JobRecord:
         _renewed(old.origin),
         str(picture),
         time.time(),
+        old.mask_path,
     )
     return current.submit(fresh)
 
@@ -84,6 +85,7 @@ def restore_inputs(scene: bpy.types.Scene, provenance: dict[str, Any]) -> None:
         raise MaquetteError("bad_input", "This object does not say what it was made from.", str(error)) from error
     settings = scene.maquette_match if provenance.get("panel") == "match" else scene.maquette_create
     settings.image = provenance.get("image_path", "")
+    settings.mask = provenance.get("mask_path", "")
     settings.seed = int(parameters.get("seed", 0))
     settings.steps = int(parameters.get("steps", settings.steps))
     settings.size = intent.size
@@ -108,6 +110,7 @@ def provenance_of(record: JobRecord) -> dict[str, Any]:
         "job_id": record.job_id,
         "image_path": record.image_path,
         "image_sha256": record.input_sha256,
+        "mask_path": record.mask_path,
         "created": record.created,
         "parameters": record.parameters,
         "origin": record.origin,
@@ -120,11 +123,28 @@ def picture_path(settings: bpy.types.PropertyGroup) -> Path | None:
     return Path(bpy.path.abspath(settings.image)) if settings.image.strip() else None
 
 
+def mask_path(settings: bpy.types.PropertyGroup) -> Path | None:
+    """The chosen mask as an absolute path, or None. Errors: `MaquetteError` when it is not a picture."""
+    path = Path(bpy.path.abspath(settings.mask)) if settings.mask.strip() else None
+    if path is not None:
+        inspect_picture(path)
+    return path
+
+
 def _record(settings: bpy.types.PropertyGroup, intent: ApplyIntent, focal: float | None) -> JobRecord:
     path = picture_path(settings)
     parameters = {"seed": settings.seed, "steps": settings.steps, "weights": WEIGHTS, "focal": focal}
+    mask = mask_path(settings)
     return JobRecord(
-        uuid.uuid4().hex, path.stem, settings.engine, TASK, parameters, intent_to_json(intent), str(path), time.time()
+        uuid.uuid4().hex,
+        path.stem,
+        settings.engine,
+        TASK,
+        parameters,
+        intent_to_json(intent),
+        str(path),
+        time.time(),
+        str(mask) if mask is not None else "",
     )
 
 

@@ -27,10 +27,12 @@ def sentence(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, 
 
 
 def picture_row(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
-    """The picture's path with Blender's file button."""
+    """The paths of picture and mask with Blender's file buttons."""
     column = layout.column(align=True)
     column.label(text="Picture")
     column.prop(settings, "image", text="")
+    column.label(text="Mask, white on the object (optional)")
+    column.prop(settings, "mask", text="")
 
 
 class SidebarPanel:

@@ -45,11 +45,12 @@ RETRY_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class SubmitJob:
-    """Upload the picture and start the job. `folder` receives a copy of the picture."""
+    """Upload the picture, and the mask if there is one, and start the job. `folder` receives a copy of the picture."""
 
     request: JobRequest
     image_path: Path
     folder: Path
+    mask_path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -225,9 +226,13 @@ class _Client:
         with self._request(method, path, **options) as response:
             return response.json() if response.content else None
 
-    def has_blob(self, sha256: str) -> bool:
+    def upload(self, data: bytes) -> str:
+        """Have the backend keep `data` unless it does already; returns its sha256."""
+        sha256 = hashlib.sha256(data).hexdigest()
         url = f"{self._base}/blobs/{sha256}"
-        return self._session.head(url, timeout=(CONNECT_SECONDS, ANSWER_SECONDS)).status_code == 200
+        if self._session.head(url, timeout=(CONNECT_SECONDS, ANSWER_SECONDS)).status_code != 200:
+            self.call("PUT", f"/blobs/{sha256}", data=data)
+        return sha256
 
     def download(self, sha256: str, path: Path) -> None:
         """Write the blob to `path`, checked and renamed into place."""
@@ -265,15 +270,15 @@ def _execute(client: _Client, command: Command) -> Report | None:
 
 def _submit(client: _Client, command: SubmitJob) -> JobSubmitted:
     data = command.image_path.read_bytes()
-    sha256 = hashlib.sha256(data).hexdigest()
     copy = command.folder / ("input" + command.image_path.suffix.lower())
     if copy != command.image_path:
         shutil.copyfile(command.image_path, copy)
-    if not client.has_blob(sha256):
-        client.call("PUT", f"/blobs/{sha256}", data=data)
-    body = to_json(command.request) | {"inputs": {"image": sha256}}
+    inputs = {"image": client.upload(data)}
+    if command.mask_path is not None:
+        inputs["mask"] = client.upload(command.mask_path.read_bytes())
+    body = to_json(command.request) | {"inputs": inputs}
     summary = from_json(JobSummary, client.call("POST", "/jobs", json=body))
-    return JobSubmitted(summary, sha256, copy.name)
+    return JobSubmitted(summary, inputs["image"], copy.name)
 
 
 def _fetch(client: _Client, command: FetchJob) -> JobFetched:

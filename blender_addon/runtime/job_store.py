@@ -39,6 +39,7 @@ class JobRecord:
     origin: dict[str, Any]
     image_path: str
     created: float
+    mask_path: str = ""
     state: str = "sending"
     stage: str = ""
     fraction: float = 0.0

@@ -300,7 +300,8 @@ class Session:
             self.store.update(record.job_id, state="failed", failure=Failure("bad_input", text, "", "choose_image"))
             return
         request = JobRequest(record.job_id, record.system, record.task, {}, record.parameters, record.origin)
-        self._connection.send(wire.SubmitJob(request, image, self.store.folder(record.job_id)))
+        mask = Path(record.mask_path) if record.mask_path else None
+        self._connection.send(wire.SubmitJob(request, image, self.store.folder(record.job_id), mask))
 
     def _take(self, report: wire.Report) -> None:
         if isinstance(report, wire.EventArrived):

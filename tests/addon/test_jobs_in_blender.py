@@ -255,3 +255,16 @@ def test_a_result_whose_files_are_gone_is_told(blender, generate):
     with pytest.raises(RuntimeError, match="missing or damaged"):
         bpy.ops.maquette.apply_result(job_id=job_id)
     assert len(made_objects()) == 1
+
+
+def test_a_mask_goes_with_the_picture(blender, generate, picture, tmp_path):
+    blender.settings.mask = str(tmp_path / "gone.png")
+    with pytest.raises(RuntimeError, match="gone.png"):
+        generate()
+    blender.settings.mask = str(picture)
+    job_id = generate()
+    record = blender.session.get().store.get(job_id)
+    assert record.report["inputs"] == ["image", "mask"]
+    blender.settings.mask = ""
+    assert bpy.ops.maquette.restore_inputs(job_id=job_id) == {"FINISHED"}
+    assert blender.settings.mask == str(picture)

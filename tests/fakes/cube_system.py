@@ -59,7 +59,7 @@ class CubeSystem:
             ArtifactData("camera.json", json.dumps(_camera(size, seed, parameters)).encode(), "application/json"),
             ArtifactData("thumbnail.png", _png((32, 32), (90, 120, 200)), "image/png"),
         )
-        return RunResult(artifacts, {"seed": seed})
+        return RunResult(artifacts, {"seed": seed, "inputs": sorted(inputs)})
 
 
 def _camera(size: tuple[int, int], seed: int, parameters: dict[str, Any]) -> dict[str, Any]:
