@@ -6,6 +6,7 @@ the object's voxels. The embedding is the premultiplied RGBA crop at 24 pixels, 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +15,20 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from backend.contract.meshes import MeshData
+from backend.data import blender, prepare
+from backend.data.crops import decode_image
 from backend.data.shards import ShardDataset, pack_cube, unpack_cubes
 from backend.systems.cupid.occupancy_mesh import mesh_from_occupancy, subdivide
 from backend.systems.cupid.photo_colors import photo_colors
 
-BANK_FILE = Path(__file__).parents[1] / "weights" / "mini" / "baselines.safetensors"
+logger = logging.getLogger(__name__)
+
+BANK_FILE = Path(__file__).parents[2] / "build" / "baselines.safetensors"  # made once; training objects are not shipped
 EMBEDDING_SIZE = 24
 VIEWS_IN_BANK = 2
 OBJECTS_IN_BANK = 2048
+RENDERED_OBJECTS = 256  # when there are no shards: about a second each
+RENDER_VIEWS = 8  # together they show an object's whole surface
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,34 @@ def make_bank(shards: Path) -> Bank:
     )
 
 
+def render_bank(assets: Path, seed: int, limit: int = RENDERED_OBJECTS) -> Bank | None:
+    """A bank of the training split of a folder of GLB files, rendered by Blender; None without training objects."""
+    rows = [row for row in prepare.read_assets(assets) if row.split == "train"]
+    np.random.default_rng(seed).shuffle(rows)  # type: ignore[arg-type]
+    chosen = [blender.Asset(row.id, row.path, prepare.object_seed(row.id, seed)) for row in rows[:limit]]
+    options = blender.RenderOptions(views=RENDER_VIEWS)
+    digests = []
+    for rendered in blender.render_assets(chosen, options) if chosen else ():
+        if rendered.error:
+            continue
+        try:
+            digests.append(prepare.digest(rendered))
+        except ValueError as error:
+            logger.info("%s is left out: %s", rendered.asset.id, error)
+    if not digests:
+        return None
+    views = min(VIEWS_IN_BANK, RENDER_VIEWS)
+    return Bank(
+        np.stack([embed(decode_image(data)) for item in digests for data in item["images"][:views]]),
+        np.concatenate([item["world_to_camera"][:views] for item in digests]),
+        np.concatenate([item["intrinsics"][:views] for item in digests]),
+        np.repeat(np.arange(len(digests)), views),
+        np.stack([item["occupancy"] for item in digests]),
+    )
+
+
 def save_bank(bank: Bank, path: Path = BANK_FILE) -> None:
-    """Write a bank for evaluations without shards."""
+    """Write a bank for later evaluations."""
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: np.ascontiguousarray(value) for name, value in vars(bank).items()}, path)
 

@@ -22,7 +22,7 @@ from backend.contract.frames import uncrop_intrinsics
 from backend.contract.meshes import MeshData, mesh_from_bytes
 from backend.data.blender import BlenderNotFound
 from backend.evaluation import metrics
-from backend.evaluation.baselines import BANK_FILE, Baselines, load_bank, make_bank, save_bank
+from backend.evaluation.baselines import BANK_FILE, Bank, Baselines, load_bank, make_bank, render_bank, save_bank
 from backend.evaluation.views import TestView, views_from_assets, views_from_shards
 from backend.formats.images import encode_png
 from backend.rendering.rasterizer import rasterize
@@ -142,6 +142,19 @@ def cupid_answer(parameters: dict[str, Any]) -> Callable[[TestView], Answer]:
     return answer
 
 
+def _bank(shards: Path | None, assets: Path | None, path: Path, seed: int) -> Bank | None:
+    """The baselines' bank: from training shards, else the stored one, else rendered from the train split."""
+    if shards:
+        return make_bank(shards)
+    bank = load_bank(path)
+    if bank is None and assets:
+        logger.info("rendering training objects for the baselines")
+        bank = render_bank(assets, seed)
+        if bank is not None:
+            save_bank(bank, path)
+    return bank
+
+
 def _in_camera(points: np.ndarray, world_to_camera: np.ndarray) -> np.ndarray:
     return np.asarray(points @ world_to_camera[:3, :3].T + world_to_camera[:3, 3])
 
@@ -158,19 +171,17 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--weights", default="mini")
-    parser.add_argument("--save-bank", action="store_true", help="keep the baselines' bank made from --shards")
+    parser.add_argument("--bank", type=Path, default=BANK_FILE, help="the baselines' training views; made if missing")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)
     if not options.shards and not options.assets:
         raise MaquetteError("bad_input", "There is nothing to evaluate on; give --assets or --shards.")
     try:
-        bank = make_bank(options.shards) if options.shards else load_bank()
-        if options.save_bank and bank is not None:
-            save_bank(bank)
+        bank = _bank(options.shards, options.assets, options.bank, options.seed)
         source, folder = (views_from_assets, options.assets) if options.assets else (views_from_shards, options.shards)
         views = source(folder, options.split, options.views, options.limit, options.seed)
         if bank is None:
-            logger.warning("no baselines: %s is not there; give --shards with training shards", BANK_FILE)
+            logger.warning("no baselines: there are no training objects; give --shards or --bank")
         parameters = {"seed": options.seed, "steps": options.steps, "weights": options.weights}
         report = evaluate(views, cupid_answer(parameters), Baselines(bank) if bank else None)
     except (FileNotFoundError, BlenderNotFound) as error:
