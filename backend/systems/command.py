@@ -20,21 +20,26 @@ from backend.systems.base import Hooks, RunResult
 
 logger = logging.getLogger(__name__)
 
+GHOST = 0.3
 OVERLAY_SIDE = 768  # pixels of the longer side of each half
 KEPT = ("asset.glb", "camera.json", "thumbnail.png", "report.json")
 
 
 def overlay(image: bytes, mesh: MeshData, camera: dict) -> bytes:
-    """PNG: the picture, and the picture with the object drawn over it through the solved camera, side by side."""
+    """PNG, side by side: the picture, and the object through the solved camera over a faint grey ghost of the picture.
+
+    The ghost shows a miss as a miss: the picture itself behind the object would hide an object that is not there.
+    """
     picture = Image.fromarray(decode_image(image).rgba)
     picture.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE), Image.Resampling.LANCZOS)
     pixels = np.asarray(picture, np.float32) / 255.0
     shown = pixels[..., :3] * pixels[..., 3:] + (1.0 - pixels[..., 3:])
-    drawn = shown
+    ghost = 1.0 - GHOST * (1.0 - shown.mean(axis=-1, keepdims=True)) * np.ones(3, np.float32)
+    drawn = ghost
     if camera["world_to_camera"] is not None:
         world_to_camera, intrinsics = np.array(camera["world_to_camera"]), np.array(camera["intrinsics"])
         view = render_mesh(mesh, world_to_camera, intrinsics, picture.size, background=(0.0, 0.0, 0.0))
-        drawn = view.color + shown * (1.0 - view.alpha[..., None])
+        drawn = view.color + ghost * (1.0 - view.alpha[..., None])
     return encode_png(np.concatenate([shown, drawn], axis=1))
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from ...backend.contract import PROTOCOL
+from ...backend.contract.errors import Failure
 from ...backend.contract.messages import Handshake, MessageError, from_json
 
 logger = logging.getLogger(__name__)
@@ -184,7 +185,14 @@ class BackendProcess:
                 self._crashed(f"The backend did not answer within {HANDSHAKE_SECONDS:.0f} seconds.", now)
             return
         try:
-            handshake = from_json(Handshake, json.loads(line))
+            answer = json.loads(line)
+            if isinstance(answer, dict) and set(answer) == {"error"}:
+                failure = from_json(Failure, answer["error"])
+                logger.error("the backend cannot start: %s (%s)", failure.message, failure.detail)
+                self._kill()
+                self._crashed(failure.message, now)
+                return
+            handshake = from_json(Handshake, answer)
         except (ValueError, MessageError) as error:
             logger.error("The backend's first line cannot be understood: %r (%s)", line[:200], error)
             self._kill()

@@ -102,6 +102,8 @@ def test_a_child_that_says_nothing_is_given_up(addon_enabled, tmp_path, script):
         ("hello", "cannot be understood"),
         ('{"port": 1, "pid": 2, "protocol": 99, "build": "x"}', "another version"),
         ('{"port": 1, "pid": 2, "protocol": 1, "build": "x", "extra": 1}', "cannot be understood"),
+        ('{"error": {"code": "disk_full", "message": "The disk is full."}}', "The disk is full."),
+        ('{"error": {"code": "no such code", "message": "x"}}', "cannot be understood"),
     ],
 )
 def test_a_wrong_handshake_is_refused(addon_enabled, tmp_path, script, line, sentence):

@@ -1,0 +1,47 @@
+"""The overlay of `generate` shows where the object is, and where it is not."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from backend.contract import frames
+from backend.contract.meshes import MeshData
+from backend.systems.command import overlay
+
+BOX = MeshData(
+    np.array([[x, y, z] for x in (-0.2, 0.2) for y in (-0.2, 0.2) for z in (-0.2, 0.2)], np.float32),
+    np.array(
+        [[0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1], [2, 3, 7], [2, 7, 6], [0, 2, 6], [0, 6, 4]],
+        np.int32,
+    ),
+    colors=np.full((8, 4), (0, 200, 0, 255), np.uint8),
+)
+
+
+def picture() -> bytes:
+    pixels = np.zeros((64, 64, 4), np.uint8)
+    pixels[16:48, 16:48] = (220, 20, 20, 255)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def halves(eye: tuple[float, float, float] | None, target: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
+    matrix = None if eye is None else frames.look_at(np.array(eye), np.array(target)).tolist()
+    camera = {"world_to_camera": matrix, "intrinsics": [[1.5, 0, 0.5], [0, 1.5, 0.5], [0, 0, 1]]}
+    both = np.asarray(Image.open(io.BytesIO(overlay(picture(), BOX, camera))).convert("RGB")).astype(int)
+    return both[:, : both.shape[1] // 2], both[:, both.shape[1] // 2 :]
+
+
+def test_the_object_is_drawn_over_a_ghost_of_the_picture() -> None:
+    shown, drawn = halves((0.0, -2.0, 0.0), (0.0, 0.0, 0.0))
+    middle = drawn.shape[0] // 2
+    assert shown[middle, middle, 0] > 200 and drawn[middle, middle, 1] > 2 * drawn[middle, middle, 0]
+
+
+def test_a_miss_or_no_camera_leaves_a_grey_ghost_not_the_picture() -> None:
+    for eye, target in (((0.0, -2.0, 0.0), (0.0, -4.0, 0.0)), (None, (0.0, 0.0, 0.0))):
+        _, drawn = halves(eye, target)
+        assert np.ptp(drawn, axis=-1).max() <= 1, "nothing of the picture's colour may pass for a result"
+        assert drawn.min() > 150
