@@ -181,7 +181,7 @@ def blender_tests(name: str, version: str, *paths: str) -> TierResult:
 
 TIERS: dict[str, Callable[[], TierResult]] = {
     "lint": lambda: run_check("lint", [backend_python(), "-m", "ruff", "check", "."]),
-    "types": lambda: run_check("types", [backend_python(), "-m", "mypy", "backend/contract"]),
+    "types": lambda: run_check("types", [backend_python(), "-m", "mypy", "backend/contract", "backend/jobs"]),
     "unit": lambda: backend_tests("unit", "tests/unit"),
     "golden": lambda: backend_tests("golden", "tests/golden"),
     "backend": lambda: backend_tests("backend", "tests/backend"),
