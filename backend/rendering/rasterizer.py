@@ -97,19 +97,29 @@ def rasterize(
 
 
 def _pixel_boxes(corners: np.ndarray, depths: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Half-open pixel boxes [F,4] = (x0, y0, x1, y1) of each triangle; the whole image where it crosses the camera
-    plane."""
-    crossing = (depths <= NEAR).any(axis=1)
-    safe = np.where(crossing[:, None], 1.0, depths)
+    """Half-open pixel boxes [F,4] = (x0, y0, x1, y1) of the parts of the triangles before the camera plane."""
     limit = float(4 * max(width, height))
-    pixels = np.nan_to_num(corners[:, :, :2] / safe[:, :, None], nan=-limit, posinf=limit, neginf=-limit)
-    pixels = pixels.clip(-limit, limit)
-    low = np.floor(pixels.min(axis=1) - 0.5).astype(np.int64)
-    high = np.ceil(pixels.max(axis=1) + 0.5).astype(np.int64)
-    boxes = np.concatenate([low, high], axis=1)
-    boxes[crossing] = (0, 0, width, height)
+    low = np.full((len(corners), 2), limit)
+    high = np.full((len(corners), 2), -limit)
+    for a, b in ((0, 1), (1, 2), (2, 0)):
+        start, stop = corners[:, a], corners[:, b]
+        _include(low, high, start, depths[:, a] > NEAR, limit)
+        crossing = (depths[:, a] > NEAR) != (depths[:, b] > NEAR)
+        rise = np.where(crossing, depths[:, b] - depths[:, a], 1.0)
+        part = ((NEAR - depths[:, a]) / rise)[:, None]
+        _include(low, high, start + part * (stop - start), crossing, limit)
+    low = np.floor(low - 0.5).astype(np.int64)
+    high = np.ceil(high + 0.5).astype(np.int64)
     bounds = np.array([width, height, width, height])
-    return np.clip(boxes, 0, bounds)
+    return np.clip(np.concatenate([low, high], axis=1), 0, bounds)
+
+
+def _include(low: np.ndarray, high: np.ndarray, points: np.ndarray, valid: np.ndarray, limit: float) -> None:
+    """Grow the boxes `low`, `high` [F,2] by homogeneous pixel points [F,3] where `valid` [F]."""
+    depth = np.where(valid, points[:, 2], 1.0)[:, None]
+    pixels = np.nan_to_num(points[:, :2] / depth, nan=limit, posinf=limit, neginf=-limit).clip(-limit, limit)
+    low[valid] = np.minimum(low[valid], pixels[valid])
+    high[valid] = np.maximum(high[valid], pixels[valid])
 
 
 def _chunks(counts: np.ndarray) -> list[tuple[int, int]]:
