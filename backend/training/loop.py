@@ -112,17 +112,19 @@ class TrainingLoop:
         self.folder.mkdir(parents=True, exist_ok=True)
         began = saved = validated = time.monotonic()
         sums: dict[str, float] = {}
+        summed = 0
         last: dict[str, float] = {}
         self.module.train()
         while time.monotonic() - began < self.settings.minutes * 60:
             values = self._one_step(loss)
             for key, value in values.items():
                 sums[key] = sums.get(key, 0.0) + value
-            if self.step % self.settings.log_every == 0:
+            summed += bool(values)
+            if summed == self.settings.log_every:
                 now = time.monotonic()
-                last = {key: value / self.settings.log_every for key, value in sums.items()}
+                last = {key: value / summed for key, value in sums.items()}
                 last |= {"step": self.step, "seconds": round(self.seconds + now - began, 1)}
-                sums = {}
+                sums, summed = {}, 0
                 if validate and now - validated > self.settings.validate_every_seconds:
                     last |= self.validate(validate)
                     validated = time.monotonic()

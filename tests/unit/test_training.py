@@ -41,6 +41,16 @@ def test_learns_logs_and_resumes(tmp_path: Path) -> None:
     assert torch.equal(state["exp_avg"], first.optimizer.state[first.module.weight]["exp_avg"])
 
 
+def test_logged_means_are_means_also_after_a_resume(tmp_path: Path) -> None:
+    for _ in range(2):
+        trained = loop(tmp_path)
+        trained.resume()
+        trained.step += 3  # a checkpoint need not lie at a logged step
+        trained.run(lambda _, module=trained.module: (module.weight.sum() * 0 + 2.0, {}))
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert len(rows) > 4 and all(row["loss"] == pytest.approx(2.0) for row in rows)
+
+
 def test_nothing_to_resume(tmp_path: Path) -> None:
     assert not loop(tmp_path).resume()
 
