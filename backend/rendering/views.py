@@ -118,13 +118,26 @@ def render_mesh(
 
 
 def _sample_texture(raster: Raster, corner_uvs: np.ndarray, texture: np.ndarray) -> np.ndarray:
-    """Nearest texel at each covered pixel [H,W,3]."""
-    corner = np.asarray(corner_uvs, np.float32).reshape(-1, 3, 2)[raster.face.clip(0)]  # [H,W,3,2]
-    uv = np.einsum("hwk,hwkc->hwc", raster.barycentric, corner)
-    rows, columns = texture.shape[:2]
-    x = np.floor(uv[..., 0] * columns).astype(np.int64).clip(0, columns - 1)
-    y = np.floor((1.0 - uv[..., 1]) * rows).astype(np.int64).clip(0, rows - 1)
-    return texture[y, x, :3].astype(np.float32) * raster.mask[..., None]
+    """The texture [h,w,3], interpolated between texels as Blender does it, at each covered pixel [H,W,3]."""
+    hit = raster.mask
+    corner = np.asarray(corner_uvs, np.float32).reshape(-1, 3, 2)[raster.face[hit]]  # [N,3,2]
+    uv = np.einsum("nk,nkc->nc", raster.barycentric[hit], corner)
+    color = np.zeros((*hit.shape, 3), np.float32)
+    color[hit] = sample_bilinear(texture[..., :3], np.stack([uv[:, 0], 1.0 - uv[:, 1]], axis=1))
+    return color
+
+
+def sample_bilinear(image: np.ndarray, uv: np.ndarray) -> np.ndarray:
+    """`image` [H,W,C] at normalised places uv [N,2] (v down) -> [N,C] float32; outside, the nearest inside."""
+    height, width = image.shape[:2]
+    x = (uv[:, 0] * width - 0.5).clip(0, width - 1)
+    y = (uv[:, 1] * height - 0.5).clip(0, height - 1)
+    left, top = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
+    right, low = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
+    fx, fy = (x - left).astype(np.float32)[:, None], (y - top).astype(np.float32)[:, None]
+    upper = image[top, left] * (1 - fx) + image[top, right] * fx
+    lower = image[low, left] * (1 - fx) + image[low, right] * fx
+    return np.asarray(upper * (1 - fy) + lower * fy, np.float32)
 
 
 def _box(image: np.ndarray, factor: int) -> np.ndarray:

@@ -2,10 +2,13 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import trimesh
+from PIL import Image
 
 from backend.contract.errors import Cancelled, MaquetteError
 from backend.contract.meshes import mesh_from_bytes
@@ -16,6 +19,7 @@ from backend.systems.cupid.camera_solver import solve_camera
 from backend.systems.cupid.flow_sampler import FlowSettings
 from backend.systems.cupid.occupancy_mesh import mesh_from_occupancy, subdivide
 from backend.systems.cupid.photo_colors import photo_colors
+from backend.systems.cupid.photo_texture import TEXTURE_SIZE
 from backend.systems.cupid.pipeline import CupidSystem, parse_request
 from backend.systems.cupid.pose import Camera
 
@@ -100,8 +104,13 @@ def test_stage_1_alone_delivers_everything_and_says_so():
     assert report["notes"][0] == pipeline.ONLY_STAGE_1 and not report["stage_2"]
     assert tuple(hooks.seen) == pipeline.STAGES and hooks.steps == 2
     mesh = mesh_from_bytes(artifacts["asset.mesh"])
-    assert len(mesh.faces) == report["triangles"] > 0 and mesh.colors is not None
-    assert artifacts["asset.glb"][:4] == b"glTF"
+    assert len(mesh.faces) == report["triangles"] > 0
+    texture = np.asarray(Image.open(io.BytesIO(mesh.texture)))
+    assert texture.shape == (TEXTURE_SIZE, TEXTURE_SIZE, 3) and mesh.uvs is not None and mesh.colors is None
+    asset = next(iter(trimesh.load(io.BytesIO(artifacts["asset.glb"]), file_type="glb").geometry.values()))
+    material = asset.visual.material
+    assert np.array_equal(np.asarray(material.baseColorTexture.convert("RGB")), texture)
+    assert (material.roughnessFactor, material.metallicFactor) == (1.0, 0.0)
     camera = json.loads(artifacts["camera.json"])
     assert camera["image_size"] == [60, 40] and set(camera) == {
         "world_to_camera", "intrinsics", "image_size", "residual_px", "trusted", "message"}  # fmt: skip
@@ -109,12 +118,16 @@ def test_stage_1_alone_delivers_everything_and_says_so():
     assert report["mask"] == "alpha" and report["peak_mib"] > 0
 
 
-def test_stage_2_runs_with_random_weights(monkeypatch):
+@pytest.mark.parametrize("project_photo", [False, True])
+def test_stage_2_runs_with_random_weights(monkeypatch, project_photo):
     monkeypatch.setattr(pipeline, "FILLED_SHARE", 1.0)
     hooks = Recorder()
-    artifacts, report = run(tiny_model(stage_2=True), hooks)
+    networks = tiny_model(stage_2=True)
+    networks = replace(networks, settings=replace(networks.settings, project_photo=project_photo))
+    artifacts, report = run(networks, hooks)
     assert report["stage_2"] and report["notes"] == [] and hooks.steps == 4
-    assert len(mesh_from_bytes(artifacts["asset.mesh"]).faces) > 0
+    mesh = mesh_from_bytes(artifacts["asset.mesh"])
+    assert len(mesh.faces) > 0 and bool(mesh.texture) == project_photo and (mesh.colors is None) == project_photo
 
 
 def test_a_grid_full_of_noise_does_not_enter_stage_2():
@@ -152,7 +165,9 @@ def test_unsolvable_camera_still_delivers_the_object(monkeypatch):
         artifacts, report = run(tiny_model(stage_2=stage_2))
         camera = json.loads(artifacts["camera.json"])
         assert camera["world_to_camera"] is None and "plane" in camera["message"] and not camera["trusted"]
-        assert len(mesh_from_bytes(artifacts["asset.mesh"]).faces) > 0 and "mask_iou" not in report
+        mesh = mesh_from_bytes(artifacts["asset.mesh"])
+        assert len(mesh.faces) > 0 and "mask_iou" not in report
+        assert mesh.colors is not None and mesh.texture == b""
 
 
 @pytest.mark.parametrize(
@@ -223,8 +238,6 @@ def test_camera_settings_recover_a_known_camera():
 
 
 def test_mesh_of_voxels_is_closed_faces_out_and_keeps_thin_parts():
-    import trimesh
-
     occupancy = np.zeros((16, 16, 16), bool)
     occupancy[4:12, 4:12, 4:12] = True
     occupancy[5:11, 5:11, 5:11] = False  # only the surface, as stage 1 predicts it
@@ -252,9 +265,6 @@ def test_photo_colours_land_where_the_camera_sees_them():
     colors = photo_colors(vertices, faces, picture, camera, intrinsics)
     left, right = vertices[:, 0] < -0.1, vertices[:, 0] > 0.1
     assert (colors[left, 0] > 0.9).all() and (colors[right, 2] > 0.9).all()
-    base = np.full((len(vertices), 3), 0.5)
-    mixed = photo_colors(vertices, faces, picture, camera, intrinsics, base)
-    assert (mixed[vertices[:, 2] > 0.2] == 0.5).all()
 
 
 def test_picture_bytes_reach_the_report():

@@ -71,10 +71,7 @@ def photo_colors(
     rgba: np.ndarray,
     world_to_camera: np.ndarray,
     intrinsics: np.ndarray,
-    base: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Vertex colours [V,3] in [0,1]: the photo's where seen, else `base` [V,3], else the neighbours'."""
+    """Vertex colours [V,3] in [0,1]: the photo's where seen, else the neighbours'."""
     colors, seen = visible_colors(vertices, faces, rgba, world_to_camera, intrinsics)
-    if base is not None:
-        return np.where(seen[:, None], colors, base)
     return spread_colors(vertices, colors, seen)

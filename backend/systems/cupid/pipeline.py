@@ -1,4 +1,4 @@
-"""CUPID from a photo to a coloured mesh and the camera that took the photo (spec section 0).
+"""CUPID from a photo to a textured mesh and the camera that took the photo (spec section 0).
 
 Stages: prepare_image, encode_image, sample_structure, solve_camera, sample_latent, decode_mesh, finish. Every sampler
 step reports progress and looks for a cancel. Without weights for stage 2 the mesh comes from stage 1's voxels and the
@@ -31,8 +31,8 @@ from backend.systems.base import ArtifactData, Hooks, RunResult
 from backend.systems.cupid import camera_solver, model, preprocess, results
 from backend.systems.cupid.flow_sampler import FlowSettings, sample_flow
 from backend.systems.cupid.masking import Cutout, find_object
-from backend.systems.cupid.occupancy_mesh import mesh_from_occupancy, subdivide
-from backend.systems.cupid.photo_colors import photo_colors
+from backend.systems.cupid.occupancy_mesh import mesh_from_occupancy
+from backend.systems.cupid.photo_texture import textured_mesh
 from backend.systems.cupid.pose import Camera
 from backend.systems.cupid.structure_decode import MIN_ACTIVE, Structure, decode_structure, voxel_uv
 
@@ -312,7 +312,8 @@ def sample_latent(
 
 
 def decode_mesh(networks: model.CupidModel, latent: SparseTensor, photo: Photo, camera: SolvedCamera) -> MeshData:
-    """The mesh decoder's surface with its vertex colours, or the photo's where seen if the settings ask for that."""
+    """The mesh decoder's surface with its vertex colours, or with a texture of these and the photo if the settings ask
+    for that."""
     dual = networks["slat_dec_mesh"](latent)[0]
     if not len(dual.faces):
         raise MaquetteError(
@@ -324,28 +325,24 @@ def decode_mesh(networks: model.CupidModel, latent: SparseTensor, photo: Photo, 
         colors = dual.attributes[:, :3].float().cpu().numpy().astype(np.float64)
     if networks.settings.project_photo and camera.crop is not None:
         k = camera.crop.intrinsics
-        colors = photo_colors(vertices, faces, photo.crop.image, camera.crop.world_to_camera, k, colors)
+        return textured_mesh(vertices, faces, photo.crop.image, camera.crop.world_to_camera, k, colors)
     return _mesh(vertices, faces, colors)
 
 
 def mesh_from_structure(structure: Structure, resolution: int, photo: Photo, camera: SolvedCamera) -> MeshData:
-    """The surface of the voxels, coloured from the photo through the solved camera. Errors: `MaquetteError`."""
+    """The surface of the voxels, textured from the photo through the solved camera. Errors: `MaquetteError`."""
     occupancy = np.zeros((resolution,) * 3, bool)
     occupancy[tuple(structure.coords[:, 1:].long().cpu().numpy().T)] = True
     vertices, faces = mesh_from_occupancy(occupancy)
     if not len(faces):
         raise MaquetteError("bad_input", "The object came out too thin to have a surface; try another seed.",
                             next_step="retry")
-    vertices, faces = subdivide(vertices, faces)
-    if camera.crop is None:
-        solid = photo.rgba[photo.rgba[..., 3] > 250][:, :3]
-        mean = solid.mean(axis=0) / 255.0 if len(solid) else np.full(3, 0.7)
-        colors = np.tile(mean, (len(vertices), 1))
-    else:
-        colors = photo_colors(
-            vertices, faces, photo.crop.image, camera.crop.world_to_camera, camera.crop.intrinsics
-        )
-    return _mesh(vertices, faces, colors)
+    if camera.crop is not None:
+        k = camera.crop.intrinsics
+        return textured_mesh(vertices, faces, photo.crop.image, camera.crop.world_to_camera, k)
+    solid = photo.rgba[photo.rgba[..., 3] > 250][:, :3]
+    mean = solid.mean(axis=0) / 255.0 if len(solid) else np.full(3, 0.7)
+    return _mesh(vertices, faces, np.tile(mean, (len(vertices), 1)))
 
 
 def fit_to_photo(mesh: MeshData, photo: Photo, camera: SolvedCamera) -> dict[str, float]:

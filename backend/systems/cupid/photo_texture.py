@@ -1,0 +1,165 @@
+"""The texture of a result: what the solved camera sees takes the photo's colours, texel by texel.
+
+Every texel is a point of the surface. Where the camera sees it (nearest in depth, not at a grazing angle, inside the
+object's mask) it takes the photo's colour. Where it does not, but the point mirrored at the plane x = 0 is seen and the
+shape is symmetric, it takes that colour. Everything else blends into base colours: the decoder's, corrected by what
+the photo shows nearby, or the nearest seen colours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from backend.contract.frames import project
+from backend.contract.meshes import MeshData
+from backend.formats.images import encode_png
+from backend.geometry.unwrap import unwrap
+from backend.rendering.bake import covered_texels, paint
+from backend.rendering.rasterizer import rasterize
+from backend.rendering.views import sample_bilinear, vertex_normals
+from backend.systems.cupid.photo_colors import PLAIN
+
+TEXTURE_SIZE = 1024
+DEPTH_SIZE = 384  # pixels of the depth picture that decides visibility
+DEPTH_SLACK = 0.004  # object units a point may lie behind the nearest surface beside what its slope explains
+GRAZING, FACING = 0.05, 0.25  # cosines to the view ray between which the photo's weight rises from 0 to 1
+OPAQUE = 0.9  # alpha from which a pixel shows the object and nothing of its background
+ERODED = 0.002  # share of the photo's side whose colours at the mask's rim are not used (at least a pixel): mixed ones
+REACH = 0.01  # share of the photo's side that the colours inside are carried over the eroded rim: meshes overshoot
+NEIGHBOURS = 8
+FADE = 0.1  # object units over which the photo's correction of the base colours dies away
+SYMMETRIC_SHARE = 0.9  # of the vertices must have a mirrored partner
+PARTNER_DISTANCE = 0.02  # object units
+
+
+@dataclass(frozen=True)
+class PhotoProjection:
+    """A photo with its camera.
+
+    colors [H,W,3] float32, the object's carried out over its rim; inside [H,W] float32: where these show the object;
+    depth [D,D] of the nearest surface, inf where there is none; world_to_camera [4,4]; normalised intrinsics [3,3].
+    """
+
+    colors: np.ndarray
+    inside: np.ndarray
+    depth: np.ndarray
+    world_to_camera: np.ndarray
+    intrinsics: np.ndarray
+
+    def sample(self, points: np.ndarray, normals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Colours [N,3] at surface `points` [N,3] with `normals` [N,3], and how much to believe them [N] in [0,1]."""
+        rotation, shift = self.world_to_camera[:3, :3], self.world_to_camera[:3, 3]
+        rays = points + (rotation.T @ shift)  # from the camera's centre -R^T t
+        rays = rays / np.maximum(np.linalg.norm(rays, axis=1, keepdims=True), 1e-9)
+        cosine = -np.einsum("nk,nk->n", normals, rays)
+        colors, weight = np.zeros((len(points), 3), np.float32), np.zeros(len(points), np.float32)
+        rows = np.flatnonzero(cosine > GRAZING)
+        uv, depth = project(points[rows], self.world_to_camera, self.intrinsics)
+        within = ((uv >= 0) & (uv < 1)).all(axis=1) & (depth > 0)
+        rows, uv, depth = rows[within], uv[within], depth[within]
+        side = len(self.depth)
+        pixel = np.floor(uv * side).astype(np.int64).clip(0, side - 1)
+        slope = np.sqrt(1.0 - cosine[rows].clip(GRAZING, 1.0) ** 2) / cosine[rows].clip(GRAZING, 1.0)
+        focal = max(min(abs(self.intrinsics[0, 0]), abs(self.intrinsics[1, 1])), 1e-6)
+        pitch = depth / (side * focal)  # object units across a pixel of the depth picture
+        seen = np.abs(depth - self.depth[pixel[:, 1], pixel[:, 0]]) <= DEPTH_SLACK + 2.0 * pitch * slope
+        rows, uv = rows[seen], uv[seen]
+        share = ((cosine[rows] - GRAZING) / (FACING - GRAZING)).clip(0, 1)
+        colors[rows] = sample_bilinear(self.colors, uv)
+        weight[rows] = share * share * (3.0 - 2.0 * share) * sample_bilinear(self.inside[..., None], uv)[:, 0]
+        return colors, weight
+
+
+def photo_projection(
+    vertices: np.ndarray, faces: np.ndarray, rgba: np.ndarray, world_to_camera: np.ndarray, intrinsics: np.ndarray
+) -> PhotoProjection:
+    """Prepare `rgba` [H,W,4] uint8 straight alpha, the picture of the normalised `intrinsics` [3,3]."""
+    side = max(rgba.shape[:2])
+    rim = max(1, round(ERODED * side))
+    pure = ndimage.binary_erosion(rgba[..., 3] >= OPAQUE * 255, np.ones((3, 3), bool), rim, border_value=1)
+    colors = rgba[..., :3].astype(np.float32) / np.float32(255)
+    inside = np.zeros(pure.shape, bool)
+    if pure.any():
+        distance, (rows, columns) = ndimage.distance_transform_edt(~pure, return_indices=True)
+        colors = colors[rows, columns]
+        inside = distance <= max(REACH * side, rim + 1)
+    raster = rasterize(vertices, faces, world_to_camera, intrinsics, (DEPTH_SIZE, DEPTH_SIZE))
+    depth = np.where(raster.mask, raster.depth, np.inf)
+    return PhotoProjection(colors, inside.astype(np.float32), depth, world_to_camera, intrinsics)
+
+
+def textured_mesh(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    rgba: np.ndarray,
+    world_to_camera: np.ndarray,
+    intrinsics: np.ndarray,
+    base: np.ndarray | None = None,
+    size: int = TEXTURE_SIZE,
+) -> MeshData:
+    """The mesh with a texture of `size` x `size` texels from the photo and `base` [V,3] in [0,1] (or no such colours).
+
+    vertices [V,3], faces [F,3], the rest as in `photo_projection`. Errors: ValueError for a mesh without triangles.
+    """
+    atlas = unwrap(vertices, faces, size)
+    texels = covered_texels(atlas)
+    view = photo_projection(vertices, faces, rgba, world_to_camera, intrinsics)
+    normals = vertex_normals(vertices, faces)
+    mirror = is_symmetric(vertices)
+    hidden_colors = base_colors(vertices, normals, view, base, mirror)
+    points = texels.interpolate(faces, vertices)
+    texel_normals = texels.interpolate(faces, normals)
+    texel_normals /= np.maximum(np.linalg.norm(texel_normals, axis=1, keepdims=True), 1e-9)
+    shown, weight = seen_colors(points, texel_normals, view, mirror)
+    colors = texels.interpolate(faces, hidden_colors)
+    colors += weight[:, None] * (shown - colors)
+    png = encode_png(paint(texels, colors))
+    return MeshData(vertices.astype(np.float32), faces.astype(np.int32), uvs=atlas.uvs, texture=png)
+
+
+def seen_colors(
+    points: np.ndarray, normals: np.ndarray, view: PhotoProjection, mirror: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Colours [N,3] that the photo gives the points [N,3], directly or from their mirror image, and weights [N]."""
+    colors, weight = view.sample(points, normals)
+    if mirror:
+        rest = np.flatnonzero(weight < 1.0)
+        flip = np.array([-1.0, 1.0, 1.0], np.float32)
+        other, other_weight = view.sample(points[rest] * flip, normals[rest] * flip)
+        own = weight[rest]
+        total = own + (1.0 - own) * other_weight
+        part = np.where(total > 0, (1.0 - own) * other_weight / np.maximum(total, 1e-6), 0.0)[:, None]
+        colors[rest] += part * (other - colors[rest])
+        weight[rest] = total
+    return colors, weight
+
+
+def base_colors(
+    vertices: np.ndarray, normals: np.ndarray, view: PhotoProjection, base: np.ndarray | None, mirror: bool
+) -> np.ndarray:
+    """Colours [V,3] for what no photo shows: `base` [V,3] with the photo's correction nearby, else the colours seen
+    nearest."""
+    shown, weight = seen_colors(vertices.astype(np.float32), normals, view, mirror)
+    known = weight > 0.5
+    if not known.any():
+        return np.tile(PLAIN, (len(vertices), 1)) if base is None else np.asarray(base, np.float64)
+    values = shown[known].astype(np.float64) - (0.0 if base is None else np.asarray(base, np.float64)[known])
+    count = min(NEIGHBOURS, len(values))
+    distance, index = cKDTree(vertices[known]).query(vertices, k=count)
+    distance, index = distance.reshape(-1, count), index.reshape(-1, count)
+    near = 1.0 / (distance + 1e-3)
+    spread = (values[index] * (near / near.sum(axis=1, keepdims=True))[..., None]).sum(axis=1)
+    if base is None:
+        return spread
+    return (base + spread * np.exp(-distance[:, :1] / FADE)).clip(0, 1)
+
+
+def is_symmetric(vertices: np.ndarray) -> bool:
+    """Whether the shape of `vertices` [V,3] is its own mirror image at x = 0, but for a few details."""
+    flipped = vertices * [-1.0, 1.0, 1.0]
+    distance, _ = cKDTree(vertices).query(flipped, distance_upper_bound=PARTNER_DISTANCE)
+    return bool((distance <= PARTNER_DISTANCE).mean() >= SYMMETRIC_SHARE)
