@@ -20,6 +20,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
     parser.add_argument("--export", action="store_true", help="write the averaged weights to backend/weights/mini")
+    parser.add_argument("--export-to", type=Path, default=None, help="folder for --export instead of that one")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=0)
     parser.add_argument("--rate", type=float, default=0.0, help="learning rate; 0 takes the stage's own")

@@ -54,6 +54,8 @@ class TrainRequest:
     rate: float
     total: int
     seed: int
+    export_to: Path | None = None
+    """Folder of the exported weights; None is the one that ships."""
 
 
 def model_config(config: str) -> dict[str, dict]:
@@ -132,7 +134,7 @@ class Stage:
             entry = self.models[role]
             tensors = loop.averaged_state(submodule)
             tensors = {k: v.half() if v.ndim > 1 and k != "pos_emb" else v for k, v in tensors.items()}
-            save_model(MINI_WEIGHTS, role, entry["name"], entry["args"], tensors)
+            save_model(self.request.export_to or MINI_WEIGHTS, role, entry["name"], entry["args"], tensors)
 
     def load_shipped(self) -> bool:
         """Start from the exported weights, where a run's own checkpoint is not at hand; False if they do not fit."""
@@ -358,7 +360,25 @@ def random_quarter_turns(volumes: torch.Tensor, generator: torch.Generator) -> t
     return volumes.flip(1) if torch.rand((), generator=generator) < 0.5 else volumes
 
 
-STAGES: dict[str, type[Stage]] = {"uv_vae": UvVae, "structure_vae": StructureVae, "structure_flow": StructureFlow}
+def _slat_vae(request: TrainRequest) -> Stage:
+    from .train_slat_vae import SLatVae  # it needs this module
+
+    return SLatVae(request)
+
+
+def _slat_flow(request: TrainRequest) -> Stage:
+    from .train_slat_flow import SLatFlow  # it needs this module
+
+    return SLatFlow(request)
+
+
+STAGES: dict[str, Callable[[TrainRequest], Stage]] = {
+    "uv_vae": UvVae,
+    "structure_vae": StructureVae,
+    "structure_flow": StructureFlow,
+    "slat_vae": _slat_vae,
+    "slat_flow": _slat_flow,
+}
 
 
 def train(request: TrainRequest) -> dict[str, float]:
