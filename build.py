@@ -1,10 +1,11 @@
-"""The one door to this project: set up, test, package, develop. Needs nothing but a Python 3.11.
+"""The one door to this project: set up, demo, test, package, develop. Needs nothing but a Python 3.11.
 
     python build.py setup [--bpy 4.5|4.2|5.0]     make .venv, or .venv-bpy-X.Y (Blender as a Python module)
+    python build.py demo                          three pictures become objects in Blender: build/demo/
     python build.py test [--tier NAME ...]        run the test tiers and print a table
     python build.py package                       build the extension zips and the static repository
     python build.py develop [--blender PATH]      link this folder into a Blender, live
-    python build.py bench                         measure transfer and import
+    python build.py bench                         measure transfer, import and the timer
 
 Every step is quick when nothing has changed: each environment keeps a stamp with the hash of what it was made from.
 """
@@ -24,6 +25,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from platform import machine
 
 ROOT = Path(__file__).resolve().parent
 BUILD = ROOT / "build"
@@ -358,6 +360,22 @@ def command_package(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def own_zip(repository: Path) -> Path:
+    """The zip for the system that this runs on."""
+    system = {"win32": "windows_x64", "darwin": f"macos_{'arm64' if machine() == 'arm64' else 'x64'}"}
+    (archive,) = repository.glob(f"*-{system.get(sys.platform, 'linux_x64')}.zip")
+    return archive
+
+
+def command_demo(arguments: argparse.Namespace) -> int:
+    """Pictures become objects and cameras in a Blender that has the packaged extension; see examples/demo.py."""
+    archive = own_zip(package())
+    # A Blender program, or a Python with bpy; without a wish the bpy that the tests use.
+    blender = os.environ.get("MAQUETTE_BLENDER") or bpy_python("4.5")
+    demo = [backend_python(), ROOT / "examples" / "demo.py", "--zip", archive, "--out", BUILD / "demo"]
+    return run([*demo, "--blender", blender])
+
+
 def command_develop(arguments: argparse.Namespace) -> int:
     """Link the sources into the user's extension folder of a Blender; edits are live after a restart of Blender."""
     script = "import bpy; print('EXTENSIONS=' + bpy.utils.user_resource('EXTENSIONS', create=True))"
@@ -384,12 +402,23 @@ def command_develop(arguments: argparse.Namespace) -> int:
 # ---------------------------------------------------------------------------------------------------------- bench
 
 
+NO_REAL_BLENDER = 4  # exit status of tests.real_blender.window where no Blender with a window can be had
+
+
 def command_bench(arguments: argparse.Namespace) -> int:
-    """Measure what an artist would feel: transfer between the processes, and a result entering the scene."""
+    """Measure what an artist would feel: transfer, a result entering the scene, how long the timer holds Blender."""
     print("Blobs over the socket, MB/s:", flush=True)
     must_run([backend_python(), "-m", "backend.server.bench"], "Measuring the socket")
     print("A 50,000-triangle textured result entering Blender 4.5:", flush=True)
     must_run([bpy_python("4.5"), ROOT / "examples" / "bench_apply.py"], "Measuring the import")
+    print("Our timer on Blender's main thread, from the click to the object of CUPID mini:", flush=True)
+    status = run([backend_python(), "-m", "tests.real_blender.window", "--brief"])
+    if status == NO_REAL_BLENDER:
+        environment = {**os.environ, "MAQUETTE_BACKEND_PYTHON": str(backend_python())}
+        command = [bpy_python("4.5"), ROOT / "examples" / "bench_timer.py"]
+        must_run(command, "Measuring the timer", env=environment)
+    elif status != 0:
+        raise BuildError("Driving the window failed; the lines above say why.")
     return 0
 
 
@@ -403,6 +432,8 @@ def main() -> int:
     setup = commands.add_parser("setup", help="make the Python environments")
     setup.add_argument("--bpy", choices=sorted(BPY_VERSIONS), help="Blender as a module, of this version")
     setup.set_defaults(run=command_setup)
+    demo = commands.add_parser("demo", help="make objects from the example pictures, in Blender")
+    demo.set_defaults(run=command_demo)
     test = commands.add_parser("test", help="run the test tiers")
     test.add_argument("--tier", action="append", choices=list(TIERS), help="only this tier (may be repeated)")
     test.set_defaults(run=command_test)
@@ -411,7 +442,7 @@ def main() -> int:
     develop = commands.add_parser("develop", help="link this folder into a Blender, live")
     develop.add_argument("--blender", default="blender", help="the Blender program (default: the one on the path)")
     develop.set_defaults(run=command_develop)
-    bench = commands.add_parser("bench", help="measure transfer and import")
+    bench = commands.add_parser("bench", help="measure transfer, import and the timer")
     bench.set_defaults(run=command_bench)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -420,6 +451,9 @@ def main() -> int:
     except BuildError as error:
         log.error("%s", error)
         return 1
+    except KeyboardInterrupt:
+        log.error("Stopped.")
+        return 130
 
 
 if __name__ == "__main__":

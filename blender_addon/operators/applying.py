@@ -30,11 +30,24 @@ def apply_job(context: bpy.types.Context, job_id: str) -> str:
     reason = guard.waiting_reason()
     if reason:
         raise MaquetteError("bad_input", reason)
-    result = load_result(current.store, record)
+    ahead = current.results.pop(job_id, None)
+    result = ahead.result() if ahead is not None else load_result(current.store, record)
     with guard.preserved(context):
         _, message = apply.apply_result(context.scene, result)
     current.mark_applied(job_id)
     return message
+
+
+def read_ahead(record: JobRecord) -> bool:
+    """Have the disk thread read the result; whether it is there by now. Errors: `MaquetteError` when it is damaged."""
+    current = session.get()
+    if record.job_id not in current.results:
+        current.results[record.job_id] = current.disk.submit(load_result, current.store, record)
+    if not current.results[record.job_id].done():
+        return False
+    if current.results[record.job_id].exception() is not None:
+        current.results.pop(record.job_id).result()
+    return True
 
 
 def waiting_reason(record: JobRecord) -> str:
@@ -49,7 +62,7 @@ def waiting_reason(record: JobRecord) -> str:
 
 
 def load_result(store: JobStore, record: JobRecord) -> apply.Result:
-    """Read a job's files. Errors: `MaquetteError`."""
+    """Read a job's files; touches no bpy, so any thread may call it. Errors: `MaquetteError`."""
     if record.state != "done" or not record.downloaded:
         raise MaquetteError("bad_input", "This job has no result yet.")
     intent = _intent(record)

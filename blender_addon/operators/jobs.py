@@ -17,12 +17,16 @@ from .common import reports_failures
 logger = logging.getLogger(__name__)
 
 
-def apply_from_timer(record: JobRecord) -> str:
-    """Apply a result as one undo step; returns "" or the reason why it has to wait. Errors: `MaquetteError`."""
+def apply_from_timer(record: JobRecord) -> str | None:
+    """Apply a result as one undo step; returns "", why it has to wait, or None while its files are being read.
+
+    Errors: `MaquetteError`.
+    """
     reason = applying.waiting_reason(record)
     if reason:
         return reason
-    applying.load_result(session.get().store, record)  # says what is wrong before an operator is called
+    if not applying.read_ahead(record):  # raises what is wrong before an operator is called
+        return None
     with compat.window_context():
         try:
             # True: a scripted call makes an undo step only when asked to.

@@ -76,7 +76,16 @@ class FetchJob:
     folder: Path
 
 
-Command = SubmitJob | CancelJob | ForgetJob | MarkApplied | FetchJob
+@dataclass(frozen=True)
+class FetchPreview:
+    """Download a picture of a running job to `path`."""
+
+    job_id: str
+    sha256: str
+    path: Path
+
+
+Command = SubmitJob | CancelJob | ForgetJob | MarkApplied | FetchJob | FetchPreview
 
 
 @dataclass(frozen=True)
@@ -109,12 +118,20 @@ class JobFetched:
 
 
 @dataclass(frozen=True)
+class PreviewFetched:
+    """A newer picture of the running job lies at `path`."""
+
+    job_id: str
+    path: Path
+
+
+@dataclass(frozen=True)
 class CommandFailed:
     command: Command
     failure: Failure
 
 
-Report = Connected | EventArrived | JobSubmitted | JobFetched | CommandFailed
+Report = Connected | EventArrived | JobSubmitted | JobFetched | PreviewFetched | CommandFailed
 
 
 class Connection:
@@ -259,6 +276,9 @@ def _execute(client: _Client, command: Command) -> Report | None:
         return _submit(client, command)
     if isinstance(command, FetchJob):
         return _fetch(client, command)
+    if isinstance(command, FetchPreview):
+        client.download(command.sha256, command.path)
+        return PreviewFetched(command.job_id, command.path)
     if isinstance(command, CancelJob):
         client.call("DELETE", f"/jobs/{command.job_id}")
     elif isinstance(command, ForgetJob):

@@ -11,6 +11,8 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 ACTIVE_STATES = ("sending", "queued", "running")
 """A job that still wants the backend. `sending` is the add-on's own state: the backend has not confirmed it yet."""
+
+_PROGRESS = {"stage", "fraction", "position", "message", "waiting"}
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,15 @@ class JobRecord:
 
 
 class JobStore:
-    """All jobs, newest first. `revision` grows with every change, so that panels redraw only then."""
+    """All jobs, newest first. `revision` grows with every change, so that panels redraw only then.
 
-    def __init__(self, root: Path) -> None:
+    `disk`: an executor of one thread that writes changes in their order, so that a slow disk never holds the caller;
+    None writes at once. New jobs are always written at once, because the artist must know when that fails.
+    """
+
+    def __init__(self, root: Path, disk: Executor | None = None) -> None:
         self.root = root
+        self._disk = disk
         self.revision = 0
         self._records: dict[str, JobRecord] = {}
 
@@ -96,26 +105,31 @@ class JobStore:
         return record
 
     def update(self, job_id: str, **changes: Any) -> JobRecord | None:
-        """Change some fields. Only a change that must survive a restart is written: progress is not."""
+        """Change some fields. Only a change that must survive a restart is written: progress is not.
+
+        A write that fails is logged; the change is kept in memory.
+        """
         old = self._records.get(job_id)
         if old is None:
             return None
         new = dataclasses.replace(old, **changes)
         if new == old:
             return old
-        if not set(changes) <= {"stage", "fraction", "position", "message", "waiting"}:
-            try:
-                self._write(new)
-            except OSError:
-                logger.exception("The job %s cannot be written; it is kept in memory", job_id)
+        changed = {name for name in changes if getattr(new, name) != getattr(old, name)}
+        if not changed <= _PROGRESS:
+            self._later(lambda: self._write(new))
         self._records[job_id] = new
         self.revision += 1
         return new
 
+    def touch(self) -> None:
+        """Have the panels drawn again: something beside the records changed."""
+        self.revision += 1
+
     def remove(self, job_id: str) -> None:
         """Forget the job and delete its folder."""
         if self._records.pop(job_id, None) is not None:
-            shutil.rmtree(self.folder(job_id), ignore_errors=True)
+            self._later(lambda: shutil.rmtree(self.folder(job_id), ignore_errors=True))
             self.revision += 1
 
     def folder(self, job_id: str) -> Path:
@@ -133,9 +147,22 @@ class JobStore:
                 return path
         return None
 
+    def _later(self, task: Callable[[], None]) -> None:
+        if self._disk is None:
+            _logged(task)
+        else:
+            self._disk.submit(_logged, task)
+
     def _write(self, record: JobRecord) -> None:
         folder = self.folder(record.job_id)
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / "job.json.part"
         temporary.write_text(json.dumps(to_json(record), indent=1), "utf-8")
         os.replace(temporary, folder / "job.json")
+
+
+def _logged(task: Callable[[], None]) -> None:
+    try:
+        task()
+    except OSError:
+        logger.exception("A job cannot be written; it is kept in memory")

@@ -20,7 +20,7 @@ BUSY_INTERVAL = 0.1
 IDLE_INTERVAL = 1.0
 
 tick_seconds: collections.deque[float] = collections.deque(maxlen=10_000)
-"""How long the latest ticks held the main thread, without applying results; `build.py bench` reads it."""
+"""How long the latest ticks held the main thread, applying results included; `build.py bench` reads it."""
 
 
 def start() -> None:
@@ -42,9 +42,9 @@ def tick() -> float:
     changed = current.advance(begin + BUDGET_SECONDS)
     if changed:
         redraw()
-    tick_seconds.append(time.perf_counter() - begin)
     if current.apply_next():
         redraw()
+    tick_seconds.append(time.perf_counter() - begin)
     return BUSY_INTERVAL if current.lively else IDLE_INTERVAL
 
 

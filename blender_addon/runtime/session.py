@@ -11,6 +11,7 @@ import queue
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 BLENDER_RUN = uuid.uuid4().hex
 """Names this run of Blender in a job's intent, so that a `session_uid` of another run is never taken for ours."""
 
+PREVIEW = "preview.png"  # the file in a job's folder that shows the work so far
+MOST_THUMBNAILS = 50  # of earlier jobs; the list shows fewer
 LOST = Failure("internal", "The backend stopped while it worked on this. Press Retry.", next_step="retry")
 FILES_MISSING = Failure("internal", "This result's files are gone. Press Retry to make it again.", next_step="retry")
 
@@ -53,11 +56,14 @@ class Snapshot:
 class Session:
     """Opened on registration, closed on removal.
 
-    `apply` puts a result into the scene and returns "", or why the result has to wait. Errors: `MaquetteError`.
+    `apply` puts a result into the scene and returns "", why the result has to wait, or None while its files are being
+    read. Errors: `MaquetteError`. `disk` is the one thread that reads and writes files for the timer.
     """
 
-    def __init__(self, apply: Callable[[JobRecord], str]) -> None:
+    def __init__(self, apply: Callable[[JobRecord], str | None]) -> None:
         self._apply = apply
+        self.disk = ThreadPoolExecutor(1, "maquette-disk")
+        self._opening: Future[tuple[DataFolder, JobStore]] | None = None
         self._opened = False
         self.thumbnails = Thumbnails()
         self.process: BackendProcess | None = None
@@ -69,6 +75,8 @@ class Session:
         self._trouble: Failure | None = None
         self._install = ("", 0.0)
         self._last_sequence = 0
+        self.results: dict[str, Future[Any]] = {}
+        """Results read ahead by `disk`, by job, until they are applied."""
         self._held: set[str] = set()
         self._snapshot: Snapshot | None = None
         self._snapshot_key: Any = None
@@ -78,19 +86,24 @@ class Session:
     def open_folder(self) -> JobStore:
         """Claim the data folder and read the jobs in it, once. Errors: `MaquetteError` when it cannot be written."""
         if self.store is None:
-            self._folder = claim_data_folder(package.user_folder())
-            self.store = JobStore(self._folder.path / "inbox")
-            self.store.load()
+            self._begin_opening()
+            try:
+                self._folder, self.store = self._opening.result()
+            finally:
+                self._opening = None  # the artist may choose another folder after a failure
             self.process = BackendProcess(package.extension_folder(), self._folder.path)
-            for record in self.store.all():
+            for record in self.store.all()[:MOST_THUMBNAILS]:
                 self.thumbnails.load(record.job_id, self.store.artifact_path(record.job_id, "thumbnail.png"))
         return self.store
 
     def close(self) -> None:
-        """Stop the backend and let go of everything."""
+        """Stop the backend, finish writing and let go of everything."""
         self._disconnect()
         if self.process is not None:
             self.process.stop_now()
+        self.disk.shutdown()
+        if self._folder is None and self._opening is not None and self._opening.exception() is None:
+            self._folder, _ = self._opening.result()
         if self._folder is not None:
             self._folder.release()
         self.thumbnails.close()
@@ -163,12 +176,14 @@ class Session:
         if self.store is None or (record := self.store.get(job_id)) is None or record.active:
             return
         self.store.remove(job_id)
+        self.results.pop(job_id, None)
         if self._connection is not None:
             self._connection.send(wire.ForgetJob(job_id))
 
     def mark_applied(self, job_id: str) -> None:
         """Count one application of the result."""
         record = self.store.get(job_id)
+        self.results.pop(job_id, None)
         self.store.update(job_id, applied=record.applied + 1, waiting="")
         if self._connection is not None:
             self._connection.send(wire.MarkApplied(job_id))
@@ -185,7 +200,7 @@ class Session:
     @property
     def lively(self) -> bool:
         """Whether news are to be expected soon."""
-        if self.installer.running:
+        if self.installer.running or self._opening is not None:
             return True
         if self.process is None or self.process.state in (State.STOPPED, State.ABSENT):
             return False
@@ -224,7 +239,7 @@ class Session:
             except MaquetteError as error:
                 self._held.add(record.job_id)  # the artist sees why and may press Apply
                 reason = str(error)
-            if reason == record.waiting and reason:
+            if reason is None or (reason and reason == record.waiting):
                 continue
             self.store.update(record.job_id, waiting=reason)
             return True
@@ -264,9 +279,16 @@ class Session:
             self._snapshot_key = None
         return bool(news)
 
+    def _begin_opening(self) -> None:
+        if self._opening is None:
+            self._opening = self.disk.submit(_open_folder, package.user_folder(), self.disk)
+
     def _open_once(self) -> bool:
         """Show the jobs of earlier runs as soon as Blender is up; registration itself touches no disk."""
-        if self._opened:
+        if self._opened or self.store is not None:
+            return False
+        self._begin_opening()
+        if not self._opening.done():
             return False
         self._opened = True
         try:
@@ -318,6 +340,9 @@ class Session:
                 self._take_summary(report.summary)
         elif isinstance(report, wire.JobFetched):
             self._take_fetched(report)
+        elif isinstance(report, wire.PreviewFetched):
+            self.thumbnails.load_preview(report.job_id, report.path)
+            self.store.touch()
         elif isinstance(report, wire.CommandFailed):
             self._take_refusal(report)
 
@@ -355,6 +380,9 @@ class Session:
                 self.store.update(event.job_id, state=event.state, stage=event.stage or record.stage)
         elif event.kind in ("stage", "step"):
             self.store.update(event.job_id, state="running", stage=event.stage, fraction=event.fraction)
+        elif event.kind == "preview":
+            path = self.store.artifact_path(event.job_id, PREVIEW)
+            self._connection.send(wire.FetchPreview(event.job_id, event.artifact.sha256, path))
         elif event.kind == "message":
             self.store.update(event.job_id, message=event.message)
         elif event.kind == "done":
@@ -377,6 +405,14 @@ class Session:
             self.store.update(job_id, state="failed", failure=report.failure)
 
 
+def _open_folder(root: Path, disk: ThreadPoolExecutor) -> tuple[DataFolder, JobStore]:
+    """Claim the data folder below `root` and read its jobs. Runs on the disk thread. Errors: `MaquetteError`."""
+    folder = claim_data_folder(root)
+    store = JobStore(folder.path / "inbox", disk)
+    store.load()
+    return folder, store
+
+
 def _is_due(record: JobRecord) -> bool:
     return record.state == "done" and record.downloaded and record.applied == 0
 
@@ -384,7 +420,7 @@ def _is_due(record: JobRecord) -> bool:
 _session: Session | None = None
 
 
-def open_session(apply: Callable[[JobRecord], str]) -> None:
+def open_session(apply: Callable[[JobRecord], str | None]) -> None:
     """Make the session; nothing is written or started yet. `apply` is as in `Session`."""
     global _session
     _session = Session(apply)

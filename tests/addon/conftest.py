@@ -113,6 +113,7 @@ def blender(addon_enabled: None) -> Iterator[SimpleNamespace]:
     if package.preferences().data_folder != str(DATA):
         package.preferences().data_folder = str(DATA)
         restart_session()
+    session.get().open_folder()
     pump.tick()
     yield SimpleNamespace(bpy=bpy, session=session, settings=bpy.context.scene.maquette_create, restart=restart_session)
     store = session.get().open_folder()
@@ -129,7 +130,7 @@ def restart_session() -> None:
     session.close_session()
     session.BLENDER_RUN = uuid.uuid4().hex
     session.open_session(module("operators.jobs").apply_from_timer)
-    module("runtime.pump").tick()
+    pump_until(lambda: session.get().store is not None)  # the timer opens the folder without waiting for the disk
 
 
 @pytest.fixture

@@ -1,43 +1,30 @@
-"""A person's way through a real window: install, open the tab, generate. Screenshots stay in build/test/window/."""
+"""A person's way through a real window: install, open the tab, generate, look through the camera.
+
+Screenshots stay in build/test/window/ for people to look at.
+"""
 
 from __future__ import annotations
 
-import json
-import shutil
-import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 import build
-from tests.real_blender import debian_blender
+from tests.real_blender import window
+
+DRAWN_BYTES = 20_000  # an empty window packs into a few kilobytes; a drawn one does not
 
 
 @pytest.fixture(scope="module")
 def folder() -> Path:
-    """An empty folder for the screenshots, kept for people to look at."""
-    path = build.BUILD / "test" / "window"
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
-    Image.new("RGB", (320, 240), (200, 120, 60)).save(path / "picture.png")
-    return path
+    """Where the driver leaves its screenshots."""
+    return build.BUILD / "test" / "window"
 
 
 @pytest.fixture(scope="module")
-def seen(folder: Path, archive: Path, scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+def seen(folder: Path, archive: Path) -> dict:
     """What the driver saw in Blender 4.3's window."""
-    monkeypatch = pytest.MonkeyPatch()
-    script = scripts / "real_blender" / "drive_window.py"
-    arguments = ["--python", str(script), "--", str(archive), sys.executable, str(folder)]
-    # The backend's Python and the one it was made from: Blender starts it from in there.
-    shown = [scripts, archive.parent, folder, Path(sys.prefix), Path(sys.base_prefix)]
-    monkeypatch.setenv("MAQUETTE_EXTRA_SYSTEMS", "tests.fakes.cube_system:CubeSystem")
-    done = debian_blender.run("4.3", arguments, shown, tmp_path_factory.mktemp("user"), window="1400x900", timeout=240)
-    monkeypatch.undo()
-    result = folder / "seen.json"
-    assert result.exists(), done.stdout + done.stderr
-    return {**json.loads(result.read_text()), "printed": done.stdout + done.stderr}
+    return window.drive("4.3", folder, archive)
 
 
 def test_every_step_went_through(seen: dict):
@@ -48,26 +35,33 @@ def test_every_step_went_through(seen: dict):
 def test_the_sidebar_has_our_tab(seen: dict, folder: Path):
     assert seen["tab"] == "Maquette"
     assert seen["engine"] == "cupid"  # an untouched menu names the built-in engine
-    # An empty window packs into a few kilobytes; a drawn one does not.
-    assert (folder / "sidebar.png").stat().st_size > 20_000
+    assert (folder / "sidebar.png").stat().st_size > DRAWN_BYTES
 
 
 def test_the_extension_comes_and_goes_while_the_window_is_open(seen: dict):
     assert seen["loaded"] == [True, True] and seen["again"] == [True, True]
 
 
-def test_a_press_on_generate_ends_in_an_object(seen: dict, folder: Path):
-    assert seen["made"] != []
-    assert (folder / "result.png").stat().st_size > 20_000
+@pytest.mark.parametrize(("engine", "name"), [("cube", "picture"), ("cupid", "bedside_table")])
+def test_a_press_on_generate_ends_in_an_object(seen: dict, engine: str, name: str):
+    job = seen["jobs"][engine]
+    assert (job["state"], job["made"]) == ("done", [name]), job
 
 
-def test_our_timer_hardly_holds_the_main_thread(seen: dict):
-    # The goal is 10 ms on an idle machine; the tests run beside other work and draw in software.
-    assert seen["timer_p99_ms"] < 50.0
+def test_the_result_is_seen_through_the_photos_camera(seen: dict, folder: Path):
+    assert [Path(path).name for path in seen["backgrounds"]] == ["bedside_table.png"]
+    assert (folder / "generate.png").stat().st_size > DRAWN_BYTES
+    assert (folder / "result.png").stat().st_size > DRAWN_BYTES
+
+
+@pytest.mark.parametrize("engine", ["cube", "cupid"])
+def test_our_timer_hardly_holds_the_main_thread(seen: dict, engine: str):
+    # The promise is 10 ms, and 2 ms were measured beside two busy processes; a test may meet more of them.
+    assert seen["jobs"][engine]["timer_p99_ms"] < 25.0
 
 
 def test_the_event_loop_keeps_ticking(seen: dict):
     assert seen["ticks"] > 20
-    # Software drawing of the whole window on a busy machine was seen to take 0.5 s; a blocked loop would take the
-    # whole wait of 3 s.
-    assert seen["longest_gap"] < 2.0
+    # Software drawing of the whole window on a busy machine was seen to take 1.4 s; a blocked loop would take the
+    # whole job.
+    assert seen["longest_gap"] < 4.0

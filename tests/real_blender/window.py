@@ -1,0 +1,97 @@
+"""A real Blender's window, driven from the installation of the zip to a result seen through its camera.
+
+    python -m tests.real_blender.window [--blender 4.3] [--photo FILE] [--pictures docs/pictures] [--brief]
+
+prints what was seen as one JSON line. --pictures receives sidebar.png, generate.png and result.png, which the README
+shows. Root is needed (see `debian_blender`); MAQUETTE_BLENDER_ROOTS names a folder with Blenders installed before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+import build
+from tests.real_blender import debian_blender
+
+# A render of "Bedside table" by Nhumrod, CC0, from the Debian package sweethome3d-furniture (BlendSwap-CC-0).
+PHOTO = Path(__file__).parent / "bedside_table.png"
+PICTURES = ("sidebar.png", "generate.png", "result.png")
+SCREEN = "1400x900"
+TIMEOUT = 400.0  # seconds: the start of Blender, two jobs, and the patience that the driver has with each
+
+
+def drive(version: str, folder: Path, archive: Path, photo: Path = PHOTO) -> dict:
+    """Drive Blender `version` through both jobs; the screenshots are in `folder` then, which is emptied before.
+
+    archive: the extension's zip. Returns what the driver saw, with everything that was printed under `printed`.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    Image.new("RGB", (320, 240), (200, 120, 60)).save(folder / "picture.png")
+    shutil.copy(photo, folder / photo.name)
+    plan = {"zip": str(archive), "python": sys.executable, "photo": str(folder / photo.name)}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    scripts = build.ROOT / "tests"
+    arguments = ["--python", str(scripts / "real_blender" / "drive_window.py"), "--", str(folder)]
+    # The backend's Python and the one it was made from: Blender starts it from in there.
+    shown = [scripts, archive.parent, folder, Path(sys.prefix), Path(sys.base_prefix)]
+    before = os.environ.get("MAQUETTE_EXTRA_SYSTEMS")
+    os.environ["MAQUETTE_EXTRA_SYSTEMS"] = "tests.fakes.cube_system:CubeSystem"
+    try:
+        with tempfile.TemporaryDirectory() as user:
+            done = debian_blender.run(version, arguments, shown, Path(user), window=SCREEN, timeout=TIMEOUT)
+    finally:
+        del os.environ["MAQUETTE_EXTRA_SYSTEMS"]
+        if before is not None:
+            os.environ["MAQUETTE_EXTRA_SYSTEMS"] = before
+    printed = done.stdout + done.stderr
+    seen = folder / "seen.json"
+    if not seen.exists():
+        raise RuntimeError(f"Blender {version} ended with status {done.returncode} and left no report:\n{printed}")
+    return {**json.loads(seen.read_text()), "printed": printed}
+
+
+def linux_zip() -> Path:
+    """The zip that a user on Linux installs."""
+    (path,) = build.package().glob("*-linux_x64.zip")
+    return path
+
+
+def main() -> int:
+    """Drive one window and print what was seen."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blender", choices=sorted(debian_blender.SUITES), default="4.3")
+    parser.add_argument("--photo", type=Path, default=PHOTO)
+    parser.add_argument("--pictures", type=Path, help="a folder for the README's pictures")
+    parser.add_argument("--brief", action="store_true", help="print only the times of CUPID's job")
+    options = parser.parse_args()
+    folder = build.BUILD / "window" / options.blender
+    try:
+        seen = drive(options.blender, folder, linux_zip(), options.photo.resolve())
+    except debian_blender.NoRealBlender as error:
+        sys.stderr.write(f"{error}\n")
+        return build.NO_REAL_BLENDER
+    printed = seen.pop("printed")
+    if "failure" in seen:
+        sys.stderr.write(printed)
+    if options.pictures is not None:
+        for name in PICTURES:
+            shutil.copy(folder / name, options.pictures / name)
+    if options.brief and "cupid" in seen["jobs"]:
+        job = seen["jobs"]["cupid"]
+        times = {name: job[name] for name in ("seconds", "ticks", "timer_p99_ms", "timer_max_ms")}
+        seen = {"blender": f"{seen['version']} in a window", **times}
+    sys.stdout.write(json.dumps(seen) + "\n")
+    return 1 if "failure" in seen else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
