@@ -25,8 +25,19 @@ def scaled_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None
     Answers [B, N, heads, d].
     """
     mask = None if bias is None else bias[:, None, None, :].to(q.dtype)
-    out = functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask)
+    out = product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask)
     return out.transpose(1, 2)
+
+
+def product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d) + mask) v of ``q`` [B, heads, N, d], ``k`` and ``v`` [B, heads, M, d].
+
+    The fused kernel's gradient is slow on CPUs (half of a training step of mini), so training there spells it out.
+    """
+    if q.device.type == "cpu" and torch.is_grad_enabled() and q.requires_grad:
+        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        return (logits if mask is None else logits + mask).softmax(-1).to(v.dtype) @ v
+    return functional.scaled_dot_product_attention(q, k, v, mask)
 
 
 class MultiHeadAttention(nn.Module):

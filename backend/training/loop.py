@@ -22,6 +22,9 @@ from .plots import plot_log
 
 logger = logging.getLogger(__name__)
 
+MOMENTS = {"exp_avg": ".first", "exp_avg_sq": ".second", "momentum_buffer": ".momentum"}
+"""What the optimizers keep of a parameter, and the ending of its name in a checkpoint."""
+
 LossFunction = Callable[[torch.Generator], tuple[torch.Tensor, dict[str, float]]]
 ValidationFunction = Callable[[], dict[str, float]]
 
@@ -30,7 +33,8 @@ ValidationFunction = Callable[[], dict[str, float]]
 class LoopSettings:
     """How to train. `minutes` is wall-clock time of this call; `warmup` and `total` (for the cosine) are steps.
 
-    `bf16` off keeps float32: 3D convolutions of few channels are quicker so on CPUs.
+    `bf16` off keeps float32: 3D convolutions of few channels are quicker so on CPUs. `muon` moves the matrices of
+    transformer blocks along orthogonalised momentum instead of by AdamW, which learns more from each sample.
     """
 
     minutes: float
@@ -45,6 +49,7 @@ class LoopSettings:
     save_every_seconds: float = 120.0
     validate_every_seconds: float = 180.0
     bf16: bool = True
+    muon: bool = False
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -74,16 +79,34 @@ class TrainingLoop:
         self.step = 0
         self.seconds = 0.0
         self.parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        decayed = [p for p in self.parameters.values() if p.ndim > 1]
-        plain = [p for p in self.parameters.values() if p.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=settings.learning_rate,
-            betas=(0.9, 0.98),
-            fused=True,
-        )
+        self.optimizers = self._make_optimizers()
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
         self.generator = torch.Generator().manual_seed(settings.seed)
+
+    def _make_optimizers(self) -> list[torch.optim.Optimizer]:
+        settings, parameters = self.settings, self.parameters
+        inner = [n for n, p in parameters.items() if settings.muon and p.ndim == 2 and "blocks." in n]
+        decayed = [p for n, p in parameters.items() if p.ndim > 1 and n not in set(inner)]
+        plain = [p for p in parameters.values() if p.ndim <= 1]
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(
+                [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+                lr=settings.learning_rate,
+                betas=(0.9, 0.98),
+                fused=True,
+            )
+        ]
+        if inner:
+            matrices = [parameters[name] for name in inner]
+            optimizers.append(
+                torch.optim.Muon(
+                    matrices,
+                    lr=settings.learning_rate,
+                    weight_decay=settings.weight_decay,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
+        return optimizers
 
     def resume(self) -> bool:
         """Go on from the folder's last checkpoint; False if there is none."""
@@ -98,12 +121,13 @@ class TrainingLoop:
                 for key, value in target.items():
                     value.copy_(tensors[key])
         moments = load_tensors(self.folder / "optimizer")
+        owner = {p: optimizer for optimizer in self.optimizers for g in optimizer.param_groups for p in g["params"]}
         for name, parameter in self.parameters.items():
-            self.optimizer.state[parameter] = {
-                "step": torch.tensor(float(self.step)),
-                "exp_avg": moments[name + ".first"].to(self.device),
-                "exp_avg_sq": moments[name + ".second"].to(self.device),
-            }
+            known = {key: moments[name + suffix] for key, suffix in MOMENTS.items() if name + suffix in moments}
+            state = {key: tensor.to(self.device) for key, tensor in known.items()}
+            if isinstance(owner[parameter], torch.optim.AdamW):
+                state["step"] = torch.tensor(float(self.step))
+            owner[parameter].state[parameter] = state
         self.generator.manual_seed(self.settings.seed + self.step)
         return True
 
@@ -165,9 +189,9 @@ class TrainingLoop:
         save_tensors(self.folder / "average", self.average)
         moments = {}
         for name, parameter in self.parameters.items():
-            state = self.optimizer.state.get(parameter, {})
-            for key, suffix in (("exp_avg", ".first"), ("exp_avg_sq", ".second")):
-                moments[name + suffix] = state.get(key, torch.zeros_like(parameter))
+            for optimizer in self.optimizers:
+                state = optimizer.state.get(parameter, {})
+                moments |= {name + suffix: state[key] for key, suffix in MOMENTS.items() if key in state}
         save_tensors(self.folder / "optimizer", moments)
         (self.folder / "state.json").write_text(json.dumps({"step": self.step, "seconds": round(seconds, 1)}))
 
@@ -175,18 +199,20 @@ class TrainingLoop:
         settings = self.settings
         rate = min(1.0, (self.step + 1) / settings.warmup)
         rate *= 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / settings.total)))
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * rate
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * rate
+            optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
             value, parts = loss(self.generator)
-        self.optimizer.zero_grad(set_to_none=True)
         value.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.clip)
         parts = {"loss": float(value.detach()), "gradient_norm": float(norm)} | parts
         if not math.isfinite(parts["loss"]) or not math.isfinite(parts["gradient_norm"]):
             logger.warning("step %d gave a loss that is not finite; it is left out", self.step)
             return {}
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.step += 1
         decay = min(settings.average, (1 + self.step) / (10 + self.step))
         with torch.no_grad():

@@ -37,8 +37,32 @@ def test_learns_logs_and_resumes(tmp_path: Path) -> None:
     assert second.resume()
     assert second.step == first.step > 20
     assert torch.equal(second.module.weight, first.module.weight)
-    state = second.optimizer.state[second.module.weight]
-    assert torch.equal(state["exp_avg"], first.optimizer.state[first.module.weight]["exp_avg"])
+    state = second.optimizers[0].state[second.module.weight]
+    assert torch.equal(state["exp_avg"], first.optimizers[0].state[first.module.weight]["exp_avg"])
+
+
+def test_muon_moves_the_matrices_of_blocks_and_resumes(tmp_path: Path) -> None:
+    def make() -> TrainingLoop:
+        torch.manual_seed(0)
+        module = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(4, 4)]), "head": nn.Linear(4, 1)})
+        settings = LoopSettings(0.01, learning_rate=0.02, warmup=2, log_every=10, bf16=False, muon=True)
+        return TrainingLoop(module, tmp_path, settings, torch.device("cpu"))
+
+    def loss(trained: TrainingLoop, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        x = torch.randn(32, 4, generator=generator)
+        answer = trained.module["head"](trained.module["blocks"][0](x))
+        return (answer[:, 0] - x.sum(1)).square().mean(), {}
+
+    first = make()
+    matrix = first.module["blocks"][0].weight
+    assert [p is matrix for p in first.optimizers[1].param_groups[0]["params"]] == [True]
+    first.run(lambda generator: loss(first, generator))
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
+    second = make()
+    assert second.resume()
+    kept = second.optimizers[1].state[second.module["blocks"][0].weight]["momentum_buffer"]
+    assert torch.equal(kept, first.optimizers[1].state[matrix]["momentum_buffer"])
 
 
 def test_logged_means_are_means_also_after_a_resume(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from backend.nn.attention import product_attention
+
 REGISTERS = 4
 SPECIAL_TOKENS = 1 + REGISTERS
 
@@ -30,20 +32,26 @@ class Block(nn.Module):
         batch, count, channels = tokens.shape
         qkv = self.to_qkv(self.norm1(tokens)).view(batch, count, 3, self.num_heads, channels // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = product_attention(query, key, value)
         tokens = tokens + self.to_out(mixed.transpose(1, 2).reshape(batch, count, channels))
         return tokens + self.mlp(self.norm2(tokens))
 
 
 class ImageEncoder(nn.Module):
-    """Premultiplied picture [B,3,S,S] in [0,1] to tokens [B, 5 + (S/patch)^2, channels], normalised without affine."""
+    """Premultiplied picture [B,C,S,S] in [0,1] to tokens [B, 5 + (S/patch)^2, channels], normalised without affine.
 
-    def __init__(self, image_size: int, patch_size: int, channels: int, num_blocks: int, num_heads: int) -> None:
+    With four ``in_channels`` the last one is the object's alpha: a dark object stays apart from the black around it.
+    """
+
+    def __init__(
+        self, image_size: int, patch_size: int, channels: int, num_blocks: int, num_heads: int, in_channels: int = 3
+    ) -> None:
         super().__init__()
         self.image_size = image_size
         self.patches = image_size // patch_size
         self.channels = channels
-        self.patch_embed = nn.Conv2d(3, channels, patch_size, patch_size)
+        self.in_channels = in_channels
+        self.patch_embed = nn.Conv2d(in_channels, channels, patch_size, patch_size)
         self.special_tokens = nn.Parameter(torch.randn(1, SPECIAL_TOKENS, channels) * 0.02)
         self.pos_embed = nn.Parameter(torch.randn(1, self.patches**2, channels) * 0.02)
         self.blocks = nn.ModuleList(Block(channels, num_heads) for _ in range(num_blocks))

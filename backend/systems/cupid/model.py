@@ -66,6 +66,7 @@ class CupidSettings:
     slat_normalization: Mapping[str, list[float]] | None = None
     camera: Mapping[str, Any] = field(default_factory=dict)
     project_photo: bool = False
+    fit_silhouette: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,7 @@ def read_settings(config: Mapping[str, Any]) -> CupidSettings:
         slat_normalization=config.get("slat_normalization"),
         camera=config.get("camera", {}),
         project_photo=bool(config.get("project_photo", False)),
+        fit_silhouette=bool(config.get("fit_silhouette", False)),
     )
 
 
@@ -220,7 +222,8 @@ def _merge_pipeline(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """A folder's pipeline.json goes before the configuration: it belongs to the weights."""
     pipeline = _read_pipeline(folder)
     merged = dict(config)
-    for name in ("image", "sampler", "structure_normalization", "slat_normalization", "camera", "project_photo"):
+    for name in ("image", "sampler", "structure_normalization", "slat_normalization", "camera", "project_photo",
+                 "fit_silhouette"):
         if name not in pipeline:
             continue
         both = isinstance(pipeline[name], dict) and isinstance(config.get(name), dict)

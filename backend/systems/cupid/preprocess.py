@@ -54,11 +54,16 @@ def crop_to_content(
     return Crop(image, box, size / longest, edge_x / longest, edge_y / longest)
 
 
-def premultiplied_tensor(rgba: np.ndarray, size: int) -> np.ndarray:
-    """RGB times alpha [3,size,size] float32 in [0,1] of ``rgba`` [S,S,4] after Lanczos resizing."""
+def premultiplied_tensor(rgba: np.ndarray, size: int, with_alpha: bool = False) -> np.ndarray:
+    """RGB times alpha [3,size,size] float32 in [0,1] of ``rgba`` [S,S,4] after Lanczos resizing.
+
+    ``with_alpha`` adds the alpha as a fourth channel (mini's own image encoder sees it; DINOv2 does not).
+    """
     resized = Image.fromarray(np.ascontiguousarray(rgba), "RGBA").resize((size, size), Image.Resampling.LANCZOS)
     pixels = np.asarray(resized, np.float32) / 255.0
-    return np.ascontiguousarray((pixels[..., :3] * pixels[..., 3:]).transpose(2, 0, 1))
+    color = pixels[..., :3] * pixels[..., 3:]
+    shown = np.concatenate([color, pixels[..., 3:]], axis=-1) if with_alpha else color
+    return np.ascontiguousarray(shown.transpose(2, 0, 1))
 
 
 def normalise_imagenet(image: np.ndarray) -> np.ndarray:

@@ -24,9 +24,11 @@ from backend.data.views import random_cameras
 from backend.training.checkpoints import load_strict, load_tensors, save_model
 from backend.training.loop import LoopSettings, TrainingLoop
 
+from . import uv_vae_start
 from .image_encoder import ImageEncoder
 from .losses import dice_loss, flow_loss, flow_times, flow_training_pair, kl_loss, uv_vae_losses
 from .structure_flow import SparseStructureFlowModel
+from .structure_latents import LatentSet
 from .structure_vae import SparseStructureDecoder, SparseStructureEncoder
 
 logger = logging.getLogger(__name__)
@@ -106,8 +108,9 @@ class Stage:
     """One stage: its module, its loss on a random batch and what it exports."""
 
     batch = 16
-    rate = 1e-3
+    rate = 2e-3
     bf16_on_cpu = False
+    muon = False
     parts: dict[str, str] = {}
     """Role of each model that the stage trains, and its name inside `module`."""
 
@@ -159,6 +162,7 @@ class VaeStage(Stage):
         super().__init__(request)
         encoder, decoder = (self.models[role]["args"] for role in self.parts)
         self.module = Autoencoder(SparseStructureEncoder(**encoder), SparseStructureDecoder(**decoder))
+        self.module = self.module.to(memory_format=torch.channels_last_3d)  # a fifth quicker on CPUs
         self.resolution = latent_resolution(self.models) * 2 ** (len(self.models["ss_dec"]["args"]["channels"]) - 1)
 
     def run(self, volume: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -172,6 +176,12 @@ class UvVae(VaeStage):
     """UV-cube VAE. Its cubes depend on the camera alone, so it draws cameras as the data factory does (12.1)."""
 
     parts = {"uv_enc": "encoder", "uv_dec": "decoder"}
+    rate = 1e-3
+
+    def __init__(self, request: TrainRequest) -> None:
+        super().__init__(request)
+        if uv_vae_start.fits(self.module.encoder, self.module.decoder):
+            uv_vae_start.start_as_pooling(self.module.encoder, self.module.decoder)
 
     def _volumes(self, generator: torch.Generator, count: int) -> torch.Tensor:
         seed = int(torch.randint(2**31, (1,), generator=generator))
@@ -232,11 +242,14 @@ class StructureFlow(Stage):
             ImageEncoder(**self.models["image_encoder"]["args"]),
             SparseStructureFlowModel(**self.models["structure_flow"]["args"]),
         )
-        self.train_set = LatentSet(request, self.models, "train", None)
-        self.held_out = LatentSet(request, self.models, "val", self.train_set.normalization)
+        encoders = [frozen(SparseStructureEncoder, self.models, role, self.device) for role in ("ss_enc", "uv_enc")]
+        cache = request.out / request.stage
+        self.train_set = LatentSet(request.data, "train", *encoders, uv_volumes, self.device, cache=cache)
+        known = self.train_set.normalization
+        self.held_out = LatentSet(request.data, "val", *encoders, uv_volumes, self.device, known, cache)
 
     def loss(self, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        image, target = self.train_set.draw(self.size, generator, self.device)
+        image, target = self.train_set.draw(self.size, generator)
         return self._velocity_loss(image, target, generator, DROP_CONDITION)
 
     def _velocity_loss(
@@ -246,7 +259,7 @@ class StructureFlow(Stage):
         noise = _random(target.shape, generator, self.device)
         mixed, velocity = flow_training_pair(target, times, noise)
         keep = (torch.rand(len(target), generator=generator) >= drop).to(self.device)
-        tokens = self.module.encoder(image) * keep.view(-1, 1, 1)
+        tokens = self.module.encoder(image[:, : self.module.encoder.in_channels]) * keep.view(-1, 1, 1)
         predicted = self.module.flow(mixed, 1000 * times, tokens).float()
         error = (predicted.detach() - velocity).square()
         return flow_loss(predicted, velocity), {
@@ -258,7 +271,7 @@ class StructureFlow(Stage):
         generator = torch.Generator().manual_seed(1)
         totals = np.zeros(3)
         for _ in range(4):
-            image, target = self.held_out.draw(64, generator, self.device)
+            image, target = self.held_out.draw(64, generator, augment=False)
             value, parts = self._velocity_loss(image, target, generator, 0.0)
             totals += [float(value), parts["occupancy"], parts["uv"]]
         return dict(zip(("loss", "occupancy", "uv"), totals / 4, strict=True))
@@ -270,54 +283,6 @@ class StructureFlow(Stage):
         pipeline = json.loads(path.read_text()) if path.exists() else {}
         pipeline["structure_normalization"] = {"mean": mean.tolist(), "std": std.tolist()}
         path.write_text(json.dumps(pipeline, indent=2) + "\n")
-
-
-class LatentSet:
-    """Pictures and normalised latents of all views of a split. Latents are made once by the frozen VAEs and cached."""
-
-    def __init__(
-        self,
-        request: TrainRequest,
-        models: dict[str, dict],
-        split: str,
-        normalization: tuple[torch.Tensor, torch.Tensor] | None,
-    ) -> None:
-        shards = ShardDataset(request.data, split)
-        self.images = torch.from_numpy(shards.images)
-        occupancy = torch.from_numpy(shards.occupancy)
-        cameras = torch.from_numpy(shards.world_to_camera)
-        intrinsics = torch.from_numpy(shards.intrinsics)
-        device = torch.device(request.device)
-        resolution = occupancy.shape[-1]
-        shape_encoder = frozen(SparseStructureEncoder, models, "ss_enc", device)
-        uv_encoder = frozen(SparseStructureEncoder, models, "uv_enc", device)
-        shapes, cubes = [], []
-        with torch.no_grad():
-            for first in range(0, len(occupancy), 32):
-                volume = occupancy[first : first + 32, None].float().to(device)
-                shapes.append(shape_encoder(volume).half().cpu())
-                flat = cameras[first : first + 32].flatten(0, 1), intrinsics[first : first + 32].flatten(0, 1)
-                volume = uv_volumes(flat[0].to(device), flat[1].to(device), resolution)
-                cubes.append(uv_encoder(volume).half().cpu().unflatten(0, cameras[first : first + 32].shape[:2]))
-        self.shapes, self.cubes = torch.cat(shapes), torch.cat(cubes)
-        self.normalization = normalization or self._measure()
-        logger.info("%s: %d objects, %d views", split, *self.images.shape[:2])
-
-    def _measure(self) -> tuple[torch.Tensor, torch.Tensor]:
-        shapes, cubes = self.shapes.float(), self.cubes.float().flatten(0, 1)
-        both = [(x.mean((0, 2, 3, 4)), x.std((0, 2, 3, 4)).clamp_min(1e-3)) for x in (shapes, cubes)]
-        return torch.cat([both[0][0], both[1][0]]), torch.cat([both[0][1], both[1][1]])
-
-    def draw(self, count: int, generator: torch.Generator, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Random views: premultiplied pictures [B,3,S,S] in [0,1] with random exposure, latents [B,16,r,r,r]."""
-        chosen = torch.randint(len(self.images), (count,), generator=generator)
-        view = torch.randint(self.images.shape[1], (count,), generator=generator)
-        rgba = self.images[chosen, view].to(device).permute(0, 3, 1, 2).float() / 255
-        exposure = 0.8 + 0.4 * torch.rand(count, 1, 1, 1, generator=generator).to(device)
-        image = (rgba[:, :3] * exposure).clamp(0, 1) * rgba[:, 3:]
-        latent = torch.cat([self.shapes[chosen].float(), self.cubes[chosen, view].float()], 1).to(device)
-        mean, std = (x.view(1, -1, 1, 1, 1).to(device) for x in self.normalization)
-        return image, (latent - mean) / std
 
 
 def latent_resolution(models: dict[str, dict]) -> int:
@@ -394,6 +359,7 @@ def train(request: TrainRequest) -> dict[str, float]:
         total=request.total,
         seed=request.seed,
         bf16=stage.bf16_on_cpu or stage.device.type != "cpu",
+        muon=stage.muon,
     )
     loop = TrainingLoop(stage.module, folder, settings, stage.device)
     if request.resume and not loop.resume():

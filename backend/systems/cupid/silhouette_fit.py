@@ -1,0 +1,200 @@
+"""Camera and voxels fitted to the photo's silhouette, for networks too small to be exact (not in the paper).
+
+What stage 1 of mini answers is a likely shape and a camera near the right one; the photo's alpha is a measurement. Two
+steps bring them together: the camera turns and shifts a little until the voxels' silhouette lies on the photo's, then
+the most likely shape with exactly that silhouette is taken: voxels seen outside are dropped, and every ray inside that
+meets no voxel gets the one that the network holds most likely. The focal length stays as solved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+from scipy.optimize import minimize
+
+from backend.systems.cupid import pose
+from backend.systems.cupid.pose import Camera
+
+SIZE = 96  # pixels of the compared silhouettes
+GROW, SHRINK = 0.62, 0.48  # voxels: centres grow until they touch, then shrink to the surface (see `silhouette`)
+ADDED = 0.35  # voxels: how far from the middle of an added voxel its rays count as met
+BLURS = (4.0, 1.5)  # pixels; from coarse to fine
+STEPS = np.array([np.radians(8), np.radians(8), np.radians(8), 0.05, 0.05, 0.1])  # one unit of each unknown
+PRIOR = 0.004  # cost of one unit, squared; silhouettes that differ entirely cost about 1
+EVALUATIONS = 260  # of the cost, a blur
+OUTSIDE = 0.6  # voxels of the picture: a voxel seen this far outside the silhouette is dropped
+LEAST_LOGIT = -8.0  # a voxel that the network holds less likely is not added, even if its ray stays empty
+LEAST_IOU = 0.2  # below it the camera shows the object somewhere else, and no voxel is touched
+KEPT_SHARE = 0.3  # of the voxels; if carving would leave less, the shape is left as it is
+
+
+@dataclass(frozen=True)
+class SilhouetteFit:
+    """The fitted ``camera`` and ``occupied`` [R,R,R]; IoU of the voxels' silhouette as solved, moved, and reshaped."""
+
+    camera: Camera
+    occupied: np.ndarray
+    iou_solved: float
+    iou_moved: float
+    iou_reshaped: float
+
+
+def fit_silhouette(logits: np.ndarray, camera: Camera, alpha: np.ndarray) -> SilhouetteFit:
+    """Fit to the crop's ``alpha`` [S,S] in [0,1]. ``logits`` [R,R,R] of occupancy, ``camera`` of the crop.
+
+    Raises ValueError when no voxel is occupied or the alpha is empty.
+    """
+    mask = _small_mask(alpha)
+    occupied = logits > 0
+    if not occupied.any() or not mask.any():
+        raise ValueError("There is nothing to fit; the object or its silhouette is empty.")
+    resolution = logits.shape[0]
+    points = (np.argwhere(occupied) + 0.5) / resolution - 0.5
+    solved = overlap(points, camera, mask, resolution)
+    moved_camera = _move(points, camera, mask, resolution)
+    moved = overlap(points, moved_camera, mask, resolution)
+    if moved < solved:
+        moved, moved_camera = solved, camera
+    if moved < LEAST_IOU:
+        return SilhouetteFit(camera, occupied, solved, solved, solved)
+    reshaped = _reshape(logits, moved_camera, mask)
+    points = (np.argwhere(reshaped) + 0.5) / resolution - 0.5
+    return SilhouetteFit(moved_camera, reshaped, solved, moved, overlap(points, moved_camera, mask, resolution))
+
+
+def silhouette(points: np.ndarray, camera: Camera, resolution: int, size: int = SIZE) -> np.ndarray:
+    """Mask [size,size] of the surface inside the voxels at ``points`` [N,3] with sides of 1/``resolution``.
+
+    Voxels touch the surface anywhere, so on average their outer halves lie outside of it. With these widths the
+    silhouettes of true voxels and of true objects have a median IoU of 0.93 (40 validation objects).
+    """
+    uv = pose.project(points, camera.intrinsics, camera.world_to_camera)
+    cells = np.floor(uv * size)
+    shown = np.zeros((size, size), bool)
+    inside = np.isfinite(cells).all(1) & (cells >= 0).all(1) & (cells < size).all(1)
+    columns, rows = cells[inside].astype(int).T
+    shown[rows, columns] = True
+    voxel = _voxel_pixels(camera, resolution, size)
+    grown = ndimage.binary_dilation(shown, _disc(GROW * voxel))
+    return np.asarray(ndimage.binary_erosion(grown, _disc(SHRINK * voxel)))
+
+
+def overlap(points: np.ndarray, camera: Camera, mask: np.ndarray, resolution: int) -> float:
+    """IoU of the voxels' silhouette and ``mask``."""
+    shown = silhouette(points, camera, resolution, len(mask))
+    return float((shown & mask).sum() / max((shown | mask).sum(), 1))
+
+
+def moved_camera(camera: Camera, step: np.ndarray) -> Camera:
+    """``camera`` changed by ``step`` [6] in units of ``STEPS``: turn about the object, principal point, depth."""
+    change = np.asarray(step) * STEPS
+    world_to_camera = camera.world_to_camera.copy()
+    world_to_camera[:3, :3] = pose.rotation_from_vector(change[:3]) @ world_to_camera[:3, :3]
+    world_to_camera[:3, 3] *= np.exp(change[5])
+    intrinsics = camera.intrinsics.copy()
+    intrinsics[:2, 2] += change[3:5]
+    return Camera(intrinsics, world_to_camera, camera.residual)
+
+
+def _small_mask(alpha: np.ndarray) -> np.ndarray:
+    small = Image.fromarray(np.asarray(alpha, np.float32)).resize((SIZE, SIZE), Image.Resampling.BOX)
+    return np.asarray(small) >= 0.5
+
+
+def _voxel_pixels(camera: Camera, resolution: int, size: int) -> float:
+    """Side of a voxel in the middle of the object, in pixels."""
+    depth = max(float(camera.world_to_camera[2, 3]), 1e-3)
+    return float(camera.intrinsics[0, 0]) * size / depth / resolution
+
+
+def _disc(radius: float) -> np.ndarray:
+    """Structuring element of a disc, `radius` in pixels; a single pixel at least."""
+    radius = min(radius, SIZE / 12)
+    reach = int(radius + 0.5)
+    rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    return np.asarray(rows**2 + columns**2 <= (radius + 0.25) ** 2) | ((rows == 0) & (columns == 0))
+
+
+def _move(points: np.ndarray, camera: Camera, mask: np.ndarray, resolution: int) -> Camera:
+    """The camera near ``camera`` whose silhouette fits best: box onto box first, then all unknowns, coarse to fine."""
+    camera = _fit_box(points, camera, mask, resolution)
+    step = np.zeros(len(STEPS))
+    for blur in BLURS:
+        target = ndimage.gaussian_filter(mask.astype(np.float32), blur)
+        scale = float((target**2).sum())
+
+        def cost(step: np.ndarray, target: np.ndarray = target, scale: float = scale, blur: float = blur) -> float:
+            shown = silhouette(points, moved_camera(camera, step), resolution, len(mask))
+            difference = ndimage.gaussian_filter(shown.astype(np.float32), blur) - target
+            return float((difference**2).sum()) / scale + PRIOR * float((step**2).sum())
+
+        found = minimize(cost, step, method="Powell", options={"maxfev": EVALUATIONS, "xtol": 0.02, "ftol": 1e-4})
+        if found.fun < cost(step):
+            step = found.x
+    return moved_camera(camera, step)
+
+
+def _fit_box(points: np.ndarray, camera: Camera, mask: np.ndarray, resolution: int) -> Camera:
+    """Depth and principal point changed so that the silhouettes' bounding boxes have one size and centre."""
+    for _ in range(2):
+        shown = silhouette(points, _shrunk(camera), resolution, len(mask))
+        if not shown.any():
+            return camera
+        (centre, extent), (wanted_centre, wanted_extent) = _box(shown), _box(mask)
+        grow = float(np.clip(wanted_extent / (extent * 2), 0.25, 4.0))
+        middle = camera.intrinsics[:2, 2]
+        centre = middle + (centre - 0.5) * 2  # where the box lies in the picture that `_shrunk` halved
+        world_to_camera, intrinsics = camera.world_to_camera.copy(), camera.intrinsics.copy()
+        world_to_camera[:3, 3] /= grow
+        intrinsics[:2, 2] = wanted_centre - (centre - middle) * grow
+        camera = Camera(intrinsics, world_to_camera, camera.residual)
+    return camera
+
+
+def _shrunk(camera: Camera) -> Camera:
+    """The view twice as wide, principal point in the middle, so that nothing of the object is cut off."""
+    intrinsics = camera.intrinsics.copy()
+    intrinsics[:2, :2] /= 2
+    intrinsics[:2, 2] = 0.5
+    return Camera(intrinsics, camera.world_to_camera, camera.residual)
+
+
+def _box(mask: np.ndarray) -> tuple[np.ndarray, float]:
+    """Centre [2] (u, v) and longer side of the true pixels, in picture sizes."""
+    rows, columns = np.nonzero(mask)
+    low = np.array([columns.min(), rows.min()])
+    high = np.array([columns.max() + 1, rows.max() + 1])
+    return (low + high) / 2 / len(mask), float((high - low).max()) / len(mask)
+
+
+def _reshape(logits: np.ndarray, camera: Camera, mask: np.ndarray) -> np.ndarray:
+    """The most likely occupancy whose silhouette is ``mask``."""
+    resolution, size = logits.shape[0], len(mask)
+    points = (np.argwhere(np.ones_like(logits, bool)) + 0.5) / resolution - 0.5
+    cells = np.floor(pose.project(points, camera.intrinsics, camera.world_to_camera) * size)
+    seen = np.isfinite(cells).all(1) & (cells >= 0).all(1) & (cells < size).all(1)
+    columns, rows = np.where(seen[:, None], cells, 0).astype(int).T
+    outside = ndimage.distance_transform_edt(~mask)[rows, columns]
+    allowed = seen & (outside <= OUTSIDE * _voxel_pixels(camera, resolution, size))
+    likely = logits.reshape(-1)
+    kept = (likely > 0) & allowed
+    if kept.sum() < KEPT_SHARE * (likely > 0).sum():
+        return logits > 0
+    missing = mask & ~silhouette(points[kept], camera, resolution, size)
+    candidates = np.flatnonzero(seen & mask[rows, columns] & ~kept & (likely > LEAST_LOGIT))
+    candidates = candidates[np.argsort(-likely[candidates], kind="stable")]
+    pixels = rows[candidates] * size + columns[candidates]
+    first = np.unique(pixels, return_index=True)[1]  # the likeliest voxel behind each pixel
+    meets = _disc(ADDED * _voxel_pixels(camera, resolution, size))
+    reach = meets.shape[0] // 2
+    padded = np.pad(missing, reach)
+    for index in candidates[np.sort(first)]:
+        row, column = rows[index], columns[index]
+        window = padded[row : row + 2 * reach + 1, column : column + 2 * reach + 1]
+        if (window & meets).any():
+            kept[index] = True
+            window[meets] = False
+    return np.asarray(kept.reshape(logits.shape))

@@ -1,0 +1,83 @@
+"""The fit to the photo's silhouette finds a camera that was pushed away and completes a shape with holes."""
+
+import numpy as np
+import pytest
+
+from backend.contract.frames import look_at
+from backend.systems.cupid.pose import Camera, rotation_from_vector
+from backend.systems.cupid.silhouette_fit import SIZE, fit_silhouette, moved_camera, overlap, silhouette
+
+RESOLUTION = 32
+
+
+def chair() -> np.ndarray:
+    """A shape without symmetry [32,32,32]: seat, back, one long leg."""
+    occupied = np.zeros((RESOLUTION,) * 3, bool)
+    occupied[6:26, 6:26, 14:17] = True
+    occupied[6:9, 6:26, 14:30] = True
+    occupied[22:26, 6:10, 2:14] = True
+    return occupied
+
+
+def camera(shift: float = 0.0) -> Camera:
+    intrinsics = np.array([[1.4, 0.0, 0.5 + shift], [0.0, 1.4, 0.5 - shift], [0.0, 0.0, 1.0]])
+    return Camera(intrinsics, look_at(np.array([1.4, -1.3, 0.9]), np.zeros(3)), 0.0)
+
+
+def photo_alpha(occupied: np.ndarray) -> np.ndarray:
+    points = (np.argwhere(occupied) + 0.5) / RESOLUTION - 0.5
+    return silhouette(points, camera(), RESOLUTION).astype(np.float32)
+
+
+def turned(by: float) -> Camera:
+    """The camera turned, shifted and moved away."""
+    true = camera(0.04)
+    matrix = true.world_to_camera.copy()
+    matrix[:3, :3] = rotation_from_vector(np.radians([0.4 * by, by, -0.3 * by])) @ matrix[:3, :3]
+    matrix[2, 3] *= 1.12
+    return Camera(true.intrinsics, matrix, 0.0)
+
+
+def angle(a: Camera, b: Camera) -> float:
+    both = a.world_to_camera[:3, :3] @ b.world_to_camera[:3, :3].T
+    return float(np.degrees(np.arccos(np.clip((np.trace(both) - 1) / 2, -1, 1))))
+
+
+def test_a_wrong_camera_comes_back() -> None:
+    occupied = chair()
+    wrong = turned(8.0)
+    fit = fit_silhouette(np.where(occupied, 4.0, -6.0), wrong, photo_alpha(occupied))
+    assert fit.iou_solved < 0.8 and fit.iou_moved > 0.93
+    assert angle(fit.camera, camera()) < 0.5 * angle(wrong, camera())
+    assert fit.camera.intrinsics[0, 0] == wrong.intrinsics[0, 0]
+
+
+def test_the_shape_takes_the_silhouette() -> None:
+    true = chair()
+    guess = np.where(true, 3.0, -6.0)
+    guess[6:9, 18:26, 22:30] = -1.0  # a corner of the back is missing
+    guess[10:16, 10:16, 17:27] = 1.0  # and something stands on the seat
+    fit = fit_silhouette(guess, camera(), photo_alpha(true))
+    assert fit.iou_reshaped > max(fit.iou_moved, 0.93)
+    before, after = guess > 0, fit.occupied
+    assert (after & true).sum() / (after | true).sum() > (before & true).sum() / (before | true).sum()
+
+
+def test_a_hopeless_camera_leaves_the_voxels_alone() -> None:
+    occupied = chair()
+    away = Camera(camera().intrinsics, look_at(np.array([0.0, 0.0, 3.0]), np.array([0.0, 9.0, 3.0])), 0.0)
+    fit = fit_silhouette(np.where(occupied, 4.0, -6.0), away, photo_alpha(occupied))
+    assert np.array_equal(fit.occupied, occupied) and fit.iou_solved == 0.0
+
+
+def test_nothing_to_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing to fit"):
+        fit_silhouette(np.full((8, 8, 8), -1.0), camera(), np.ones((SIZE, SIZE)))
+    with pytest.raises(ValueError, match="nothing to fit"):
+        fit_silhouette(np.ones((8, 8, 8)), camera(), np.zeros((SIZE, SIZE)))
+
+
+def test_steps_turn_about_the_object() -> None:
+    stepped = moved_camera(camera(), np.array([0.5, 0.2, 0.1, 0.0, 0.0, 0.0]))
+    assert np.allclose(stepped.world_to_camera[:3, 3], camera().world_to_camera[:3, 3])
+    assert 0.0 < overlap(np.zeros((1, 3)), stepped, np.ones((SIZE, SIZE), bool), RESOLUTION) < 0.05
