@@ -34,6 +34,7 @@ from backend.systems.cupid.masking import Cutout, find_object
 from backend.systems.cupid.occupancy_mesh import mesh_from_occupancy
 from backend.systems.cupid.photo_texture import textured_mesh
 from backend.systems.cupid.pose import Camera
+from backend.systems.cupid.silhouette_fit import SilhouetteFit, fit_silhouette
 from backend.systems.cupid.structure_decode import MIN_ACTIVE, Structure, decode_structure, voxel_uv
 
 logger = logging.getLogger(__name__)
@@ -138,7 +139,8 @@ class CupidSystem:
     def _run(self, inputs: dict[str, bytes], request: Request, hooks: Hooks) -> RunResult:
         hooks.stage("prepare_image")
         networks = self._networks(request)
-        photo = prepare_image(inputs["image"], inputs.get("mask"), networks.settings)
+        with_alpha = getattr(networks["image_encoder"], "in_channels", 3) == 4
+        photo = prepare_image(inputs["image"], inputs.get("mask"), networks.settings, with_alpha)
         if photo.cutout.source == "cut_out":
             hooks.message(photo.cutout.message)
 
@@ -147,10 +149,13 @@ class CupidSystem:
 
         hooks.stage("sample_structure")
         generator = torch.Generator().manual_seed(request.seed)
-        structure, uv_logits = sample_structure(networks, tokens, generator, request.steps, hooks)
+        structure, occupancy, uv_logits = sample_structure(networks, tokens, generator, request.steps, hooks)
 
         hooks.stage("solve_camera")
         camera = solve_camera(structure, uv_logits, photo, networks.settings, request.focal)
+        fit: SilhouetteFit | None = None
+        if networks.settings.fit_silhouette:
+            structure, camera, fit = fit_to_silhouette(structure, occupancy, camera, photo)
         if camera.message:
             hooks.message(camera.message)
 
@@ -170,7 +175,7 @@ class CupidSystem:
         hooks.check_cancelled()
 
         hooks.stage("finish")
-        result = _finish(mesh, photo, camera, structure, request, notes, hooks)
+        result = _finish(mesh, photo, camera, structure, fit, request, notes, hooks)
         hooks.finish()
         return result
 
@@ -205,8 +210,13 @@ def parse_request(parameters: dict[str, Any]) -> Request:
     return request
 
 
-def prepare_image(image: bytes, mask: bytes | None, settings: model.CupidSettings) -> Photo:
-    """Decode, find the object, crop and resize (spec section 5). Errors: `MaquetteError` bad_input."""
+def prepare_image(
+    image: bytes, mask: bytes | None, settings: model.CupidSettings, with_alpha: bool = False
+) -> Photo:
+    """Decode, find the object, crop and resize (spec section 5); `with_alpha` gives the encoder a fourth channel.
+
+    Errors: `MaquetteError` bad_input.
+    """
     picture = decode_image(image)
     cutout = find_object(picture, mask)
     rgba = np.dstack([picture.rgba[..., :3], cutout.alpha])
@@ -215,16 +225,19 @@ def prepare_image(image: bytes, mask: bytes | None, settings: model.CupidSetting
     except ValueError as error:
         raise MaquetteError("bad_input", str(error), next_step="give_mask") from error
     encoder_input, visual_input = (
-        torch.from_numpy(preprocess.premultiplied_tensor(crop.image, size))[None]
-        for size in (settings.encoder_size, settings.visual_size)
+        torch.from_numpy(preprocess.premultiplied_tensor(crop.image, size, alpha))[None]
+        for size, alpha in ((settings.encoder_size, with_alpha), (settings.visual_size, False))
     )
     return Photo(picture, cutout, rgba, crop, encoder_input, visual_input)
 
 
 def sample_structure(
     networks: model.CupidModel, tokens: Tensor, generator: torch.Generator, steps: int | None, hooks: Hooks
-) -> tuple[Structure, Tensor]:
-    """Stage 1: occupied voxels, and the decoded UV cube's logits [1,3,R,R,R]. Errors: `MaquetteError` if hardly any."""
+) -> tuple[Structure, Tensor, Tensor]:
+    """Stage 1: occupied voxels, and the logits of occupancy [1,1,R,R,R] and UV cube [1,3,R,R,R].
+
+    Errors: `MaquetteError` if hardly any voxel is occupied.
+    """
     flow, settings = networks["structure_flow"], networks.settings
     side = flow.resolution
     noise = torch.randn((1, flow.in_channels, side, side, side), generator=generator).to(networks.device)
@@ -245,7 +258,7 @@ def sample_structure(
             "No object took shape from this picture; try another seed or a picture that shows the object clearly.",
             detail=f"{len(structure.coords)} voxels", next_step="retry",
         )
-    return structure, uv_logits
+    return structure, occupancy, uv_logits
 
 
 def solve_camera(
@@ -269,6 +282,27 @@ def solve_camera(
         f"The camera is uncertain (about {residual_px:.0f} pixels off); check it or try another seed."
     )
     return SolvedCamera(camera, intrinsics, residual_px, message)
+
+
+def fit_to_silhouette(
+    structure: Structure, occupancy: Tensor, camera: SolvedCamera, photo: Photo
+) -> tuple[Structure, SolvedCamera, SilhouetteFit | None]:
+    """Voxels and camera brought into line with the photo's alpha (see `silhouette_fit`); unchanged where that fails."""
+    if camera.crop is None:
+        return structure, camera, None
+    logits = occupancy[0, 0].float().cpu().numpy()
+    try:
+        fit = fit_silhouette(logits, camera.crop, photo.crop.image[..., 3] / 255.0)
+    except ValueError as error:
+        logger.info("no fit to the silhouette: %s", error)
+        return structure, camera, None
+    rows = np.argwhere(fit.occupied)
+    if len(rows) < MIN_ACTIVE:
+        return structure, camera, None
+    coords = torch.from_numpy(np.pad(rows, ((0, 0), (1, 0)))).int().to(structure.coords.device)
+    intrinsics = uncrop_intrinsics(fit.camera.intrinsics, photo.box)
+    moved = replace(camera, crop=fit.camera, intrinsics=intrinsics)
+    return replace(structure, coords=coords), moved, fit
 
 
 def sample_latent(
@@ -364,6 +398,7 @@ def _finish(
     photo: Photo,
     camera: SolvedCamera,
     structure: Structure,
+    fit: SilhouetteFit | None,
     request: Request,
     notes: tuple[str, ...],
     hooks: Hooks,
@@ -388,6 +423,8 @@ def _finish(
         "camera_trusted": camera.trusted,
         "camera_message": camera.message,
         "residual_px": camera.residual_px,
+        "silhouette": None if fit is None else {
+            "solved": fit.iou_solved, "moved": fit.iou_moved, "reshaped": fit.iou_reshaped},
         "focal": None if camera.intrinsics is None else float(camera.intrinsics[0, 0]),
         **fit_to_photo(mesh, photo, camera),
         "peak_mib": results.peak_mib(),
