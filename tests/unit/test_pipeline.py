@@ -14,7 +14,7 @@ from backend.contract.errors import Cancelled, MaquetteError
 from backend.contract.meshes import mesh_from_bytes
 from backend.formats.images import encode_png
 from backend.systems.base import Hooks
-from backend.systems.cupid import model, pipeline
+from backend.systems.cupid import model, pipeline, structure_stage
 from backend.systems.cupid.camera_solver import solve_camera
 from backend.systems.cupid.flow_sampler import FlowSettings
 from backend.systems.cupid.occupancy_mesh import mesh_from_occupancy, subdivide
@@ -159,7 +159,7 @@ def test_unsolvable_camera_still_delivers_the_object(monkeypatch):
     def flat(*_):
         raise ValueError("The camera cannot be solved: the points lie in a plane; try another seed.")
 
-    monkeypatch.setattr(pipeline.camera_solver, "solve_camera", flat)
+    monkeypatch.setattr(structure_stage.camera_solver, "solve_camera", flat)
     for stage_2 in (False, True):
         monkeypatch.setattr(pipeline, "FILLED_SHARE", 1.0)
         artifacts, report = run(tiny_model(stage_2=stage_2))
@@ -284,3 +284,14 @@ def test_the_command_writes_its_files(tmp_path, monkeypatch):
     assert names >= {"asset.glb", "camera.json", "overlay.png", "report.json"}
     with pytest.raises(MaquetteError, match="cannot be read"):
         command.main(["--image", str(tmp_path / "none.png"), "--out", str(tmp_path)])
+
+
+def test_the_artist_sees_what_was_taken_for_the_object_before_the_result():
+    pictures: list[bytes] = []
+    hooks = Recorder()
+    hooks.on_preview = pictures.append
+    run(tiny_model(), hooks)
+    first, last = (np.asarray(Image.open(io.BytesIO(png))) for png in pictures)
+    assert first.shape[2] == 4 and max(first.shape[:2]) <= 256
+    assert first[..., 3].max() == 255 and first[..., 3].min() == 0  # the photo's object, cut out
+    assert last.shape == (256, 256, 4)

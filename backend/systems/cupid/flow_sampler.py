@@ -5,8 +5,8 @@ Works on anything that adds and multiplies like a tensor: a dense latent, or the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,22 @@ def time_sequence(steps: int, rescale_t: float = 1.0) -> np.ndarray:
     """Times [steps + 1] from 1 to 0, float64; ``rescale_t`` above one spends more steps near the noise."""
     u = np.linspace(1.0, 0.0, steps + 1)
     return rescale_t * u / (1.0 + (rescale_t - 1.0) * u)
+
+
+def with_steps(settings: FlowSettings, steps: int | None) -> FlowSettings:
+    """``settings`` with another number of steps; None leaves it."""
+    return settings if steps is None else replace(settings, steps=steps)
+
+
+def denormalise(x: Tensor, normalization: Mapping[str, list[float]] | None) -> Tensor:
+    """``x`` [B, C, ...] * std [C] + mean [C]; unchanged without a normalization."""
+    if not normalization:
+        return x
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    mean, std = (
+        torch.tensor(normalization[key], dtype=x.dtype, device=x.device).view(shape) for key in ("mean", "std")
+    )
+    return x * std + mean
 
 
 def noisy_sample(x_0: Tensor, noise: Tensor, t: Tensor, sigma_min: float = 1e-5) -> Tensor:

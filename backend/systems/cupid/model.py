@@ -67,6 +67,7 @@ class CupidSettings:
     camera: Mapping[str, Any] = field(default_factory=dict)
     project_photo: bool = False
     fit_silhouette: bool = False
+    hypotheses: int = 1
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,7 @@ def read_settings(config: Mapping[str, Any]) -> CupidSettings:
         camera=config.get("camera", {}),
         project_photo=bool(config.get("project_photo", False)),
         fit_silhouette=bool(config.get("fit_silhouette", False)),
+        hypotheses=int(config.get("hypotheses", 1)),
     )
 
 
@@ -223,7 +225,7 @@ def _merge_pipeline(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     pipeline = _read_pipeline(folder)
     merged = dict(config)
     for name in ("image", "sampler", "structure_normalization", "slat_normalization", "camera", "project_photo",
-                 "fit_silhouette"):
+                 "fit_silhouette", "hypotheses"):
         if name not in pipeline:
             continue
         both = isinstance(pipeline[name], dict) and isinstance(config.get(name), dict)

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,22 +20,21 @@ from torch import Tensor
 
 from backend.contract import meshes
 from backend.contract.errors import MaquetteError
-from backend.contract.frames import uncrop_intrinsics
 from backend.contract.meshes import MeshData
 from backend.contract.messages import SystemInfo
 from backend.formats import glb
-from backend.formats.images import Picture, decode_image
 from backend.nn.sparse_tensor import SparseTensor
 from backend.rendering.image_metrics import mask_iou, psnr, ssim
 from backend.systems.base import ArtifactData, Hooks, RunResult
-from backend.systems.cupid import camera_solver, model, preprocess, results
-from backend.systems.cupid.flow_sampler import FlowSettings, sample_flow
-from backend.systems.cupid.masking import Cutout, find_object
+from backend.systems.cupid import model, results
+from backend.systems.cupid.flow_sampler import denormalise, sample_flow, with_steps
+from backend.systems.cupid.mesh_cleanup import visible_parts
 from backend.systems.cupid.occupancy_mesh import mesh_from_occupancy
+from backend.systems.cupid.photo import Photo, prepare_image
 from backend.systems.cupid.photo_texture import textured_mesh
-from backend.systems.cupid.pose import Camera
-from backend.systems.cupid.silhouette_fit import SilhouetteFit, fit_silhouette
-from backend.systems.cupid.structure_decode import MIN_ACTIVE, Structure, decode_structure, voxel_uv
+from backend.systems.cupid.silhouette_fit import SilhouetteFit
+from backend.systems.cupid.structure_decode import Structure, voxel_uv
+from backend.systems.cupid.structure_stage import SolvedCamera, find_structure
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +49,6 @@ STAGES = (
     "finish",
 )
 MOST_STEPS = 200
-LATENT_CHANNELS = 8  # the first half of the structure latent is occupancy, the second the UV cube
 ONLY_STAGE_1 = "stage 2 not trained: mesh from occupancy"
 TOO_MANY_VOXELS = "too many voxels for stage 2: mesh from occupancy"
 FILLED_SHARE = 1 / 8  # of the grid (32,768 of 64^3 in the published data): more is noise and would take minutes
@@ -65,43 +63,6 @@ class Request:
     weights: str = "mini"
     config: str = "mini"
     focal: float | None = None
-
-
-@dataclass(frozen=True)
-class Photo:
-    """The prepared picture: rgba [H,W,4] with the object's alpha, its crop, and both network inputs [1,3,S,S]."""
-
-    picture: Picture
-    cutout: Cutout
-    rgba: np.ndarray
-    crop: preprocess.Crop
-    encoder_input: Tensor
-    visual_input: Tensor
-
-    @property
-    def box(self) -> tuple[float, float, float, float]:
-        """The crop in units of the picture (left, top, right, bottom)."""
-        width, height = self.picture.size
-        left, top, right, bottom = self.crop.box
-        return left / width, top / height, right / width, bottom / height
-
-
-@dataclass(frozen=True)
-class SolvedCamera:
-    """`crop` camera or None; `intrinsics` [3,3] of the full picture; `message` says what to think of it."""
-
-    crop: Camera | None
-    intrinsics: np.ndarray | None
-    residual_px: float | None
-    message: str
-
-    @property
-    def trusted(self) -> bool:
-        return self.crop is not None and self.crop.trusted
-
-    @property
-    def world_to_camera(self) -> np.ndarray | None:
-        return None if self.crop is None else self.crop.world_to_camera
 
 
 class CupidSystem:
@@ -143,26 +104,21 @@ class CupidSystem:
         photo = prepare_image(inputs["image"], inputs.get("mask"), networks.settings, with_alpha)
         if photo.cutout.source == "cut_out":
             hooks.message(photo.cutout.message)
+        hooks.preview(results.object_picture(photo.crop.image))
 
         hooks.stage("encode_image")
         tokens = networks["image_encoder"](photo.encoder_input.to(self.device))
 
-        hooks.stage("sample_structure")
         generator = torch.Generator().manual_seed(request.seed)
-        structure, occupancy, uv_logits = sample_structure(networks, tokens, generator, request.steps, hooks)
-
-        hooks.stage("solve_camera")
-        camera = solve_camera(structure, uv_logits, photo, networks.settings, request.focal)
-        fit: SilhouetteFit | None = None
-        if networks.settings.fit_silhouette:
-            structure, camera, fit = fit_to_silhouette(structure, occupancy, camera, photo)
+        found = find_structure(networks, tokens, photo, generator, request.steps, request.focal, hooks)
+        structure, camera, resolution = found.structure, found.camera, found.resolution
         if camera.message:
             hooks.message(camera.message)
 
         hooks.stage("sample_latent")
         latent = None
         notes = () if networks.has_stage_2 else (ONLY_STAGE_1,)
-        if len(structure.coords) > FILLED_SHARE * uv_logits.shape[-1] ** 3:
+        if len(structure.coords) > FILLED_SHARE * resolution**3:
             notes = (*notes, TOO_MANY_VOXELS)
         if not notes:
             latent = sample_latent(networks, structure, tokens, photo, camera, generator, request.steps, hooks)
@@ -171,11 +127,11 @@ class CupidSystem:
         if latent is not None:
             mesh = decode_mesh(networks, latent, photo, camera)
         else:
-            mesh = mesh_from_structure(structure, uv_logits.shape[-1], photo, camera)
+            mesh = mesh_from_structure(structure, resolution, photo, camera)
         hooks.check_cancelled()
 
         hooks.stage("finish")
-        result = _finish(mesh, photo, camera, structure, fit, request, notes, hooks)
+        result = _finish(mesh, photo, camera, structure, found.fit, request, notes, hooks)
         hooks.finish()
         return result
 
@@ -208,101 +164,6 @@ def parse_request(parameters: dict[str, Any]) -> Request:
         if not numeric or not math.isfinite(request.focal) or not 0.05 <= request.focal <= 100:
             raise MaquetteError("bad_input", "The focal length must be between 0.05 and 100 picture widths.")
     return request
-
-
-def prepare_image(
-    image: bytes, mask: bytes | None, settings: model.CupidSettings, with_alpha: bool = False
-) -> Photo:
-    """Decode, find the object, crop and resize (spec section 5); `with_alpha` gives the encoder a fourth channel.
-
-    Errors: `MaquetteError` bad_input.
-    """
-    picture = decode_image(image)
-    cutout = find_object(picture, mask)
-    rgba = np.dstack([picture.rgba[..., :3], cutout.alpha])
-    try:
-        crop = preprocess.crop_to_content(rgba)
-    except ValueError as error:
-        raise MaquetteError("bad_input", str(error), next_step="give_mask") from error
-    encoder_input, visual_input = (
-        torch.from_numpy(preprocess.premultiplied_tensor(crop.image, size, alpha))[None]
-        for size, alpha in ((settings.encoder_size, with_alpha), (settings.visual_size, False))
-    )
-    return Photo(picture, cutout, rgba, crop, encoder_input, visual_input)
-
-
-def sample_structure(
-    networks: model.CupidModel, tokens: Tensor, generator: torch.Generator, steps: int | None, hooks: Hooks
-) -> tuple[Structure, Tensor, Tensor]:
-    """Stage 1: occupied voxels, and the logits of occupancy [1,1,R,R,R] and UV cube [1,3,R,R,R].
-
-    Errors: `MaquetteError` if hardly any voxel is occupied.
-    """
-    flow, settings = networks["structure_flow"], networks.settings
-    side = flow.resolution
-    noise = torch.randn((1, flow.in_channels, side, side, side), generator=generator).to(networks.device)
-    sampler = _with_steps(settings.structure_sampler, steps)
-    sampled = sample_flow(
-        flow, noise, tokens, torch.zeros_like(tokens), sampler, on_step=lambda i, n, _: hooks.step(i, n)
-    ).samples
-    latent = _denormalise(sampled, settings.structure_normalization)
-    occupancy = networks["ss_dec"](latent[:, :LATENT_CHANNELS]).float()
-    uv_logits = networks["uv_dec"](latent[:, LATENT_CHANNELS:]).float()
-    try:
-        structure = decode_structure(occupancy, uv_logits)
-    except ValueError as error:
-        raise MaquetteError("internal", str(error), next_step="retry") from error
-    if len(structure.coords) < MIN_ACTIVE:
-        raise MaquetteError(
-            "bad_input",
-            "No object took shape from this picture; try another seed or a picture that shows the object clearly.",
-            detail=f"{len(structure.coords)} voxels", next_step="retry",
-        )
-    return structure, occupancy, uv_logits
-
-
-def solve_camera(
-    structure: Structure, uv_logits: Tensor, photo: Photo, settings: model.CupidSettings, focal: float | None
-) -> SolvedCamera:
-    """The photo's camera; never fails, the message says why there is none or why it should not be trusted."""
-    left, _, right, _ = photo.box
-    try:
-        points, uv = camera_solver.pose_points(structure, uv_logits, settings.camera)
-        locked = None if focal is None else focal / (right - left)
-        camera = camera_solver.solve_camera(points, uv, settings.camera, locked)
-    except (ValueError, np.linalg.LinAlgError) as error:
-        logger.warning("no camera: %s", error)
-        sentence = str(error) if isinstance(error, ValueError) else "The camera cannot be solved; try another seed."
-        return SolvedCamera(None, None, None, sentence)
-    intrinsics = uncrop_intrinsics(camera.intrinsics, photo.box)
-    residual_px = camera.residual * (right - left) * photo.picture.original_size[0]
-    if not (np.isfinite(intrinsics).all() and np.isfinite(camera.world_to_camera).all()):
-        return SolvedCamera(None, None, None, "The camera cannot be solved from this result; try another seed.")
-    message = "" if camera.trusted else (
-        f"The camera is uncertain (about {residual_px:.0f} pixels off); check it or try another seed."
-    )
-    return SolvedCamera(camera, intrinsics, residual_px, message)
-
-
-def fit_to_silhouette(
-    structure: Structure, occupancy: Tensor, camera: SolvedCamera, photo: Photo
-) -> tuple[Structure, SolvedCamera, SilhouetteFit | None]:
-    """Voxels and camera brought into line with the photo's alpha (see `silhouette_fit`); unchanged where that fails."""
-    if camera.crop is None:
-        return structure, camera, None
-    logits = occupancy[0, 0].float().cpu().numpy()
-    try:
-        fit = fit_silhouette(logits, camera.crop, photo.crop.image[..., 3] / 255.0)
-    except ValueError as error:
-        logger.info("no fit to the silhouette: %s", error)
-        return structure, camera, None
-    rows = np.argwhere(fit.occupied)
-    if len(rows) < MIN_ACTIVE:
-        return structure, camera, None
-    coords = torch.from_numpy(np.pad(rows, ((0, 0), (1, 0)))).int().to(structure.coords.device)
-    intrinsics = uncrop_intrinsics(fit.camera.intrinsics, photo.box)
-    moved = replace(camera, crop=fit.camera, intrinsics=intrinsics)
-    return replace(structure, coords=coords), moved, fit
 
 
 def sample_latent(
@@ -338,11 +199,11 @@ def sample_latent(
         answer: Tensor = flow(template.replace(x), t[:1], *condition).feats  # one object: one time
         return answer
 
-    sampler = _with_steps(settings.latent_sampler, steps)
+    sampler = with_steps(settings.latent_sampler, steps)
     sampled = sample_flow(
         velocity, template.feats, conditions[0], conditions[1], sampler, on_step=lambda i, n, _: hooks.step(i, n)
     ).samples
-    return template.replace(_denormalise(sampled, settings.slat_normalization))
+    return template.replace(denormalise(sampled, settings.slat_normalization))
 
 
 def decode_mesh(networks: model.CupidModel, latent: SparseTensor, photo: Photo, camera: SolvedCamera) -> MeshData:
@@ -353,10 +214,11 @@ def decode_mesh(networks: model.CupidModel, latent: SparseTensor, photo: Photo, 
         raise MaquetteError(
             "bad_input", "The surface of the object came out empty; try another seed.", next_step="retry"
         )
-    vertices, faces = dual.vertices.float().cpu().numpy(), dual.faces.cpu().numpy()
-    colors = np.full((len(vertices), 3), 0.7)
+    vertices = dual.vertices.float().cpu().numpy()
+    rows, faces = visible_parts(vertices, dual.faces.cpu().numpy())
+    vertices, colors = vertices[rows], np.full((len(rows), 3), 0.7)
     if dual.attributes is not None:
-        colors = dual.attributes[:, :3].float().cpu().numpy().astype(np.float64)
+        colors = dual.attributes[:, :3].float().cpu().numpy().astype(np.float64)[rows]
     if networks.settings.project_photo and camera.crop is not None:
         k = camera.crop.intrinsics
         return textured_mesh(vertices, faces, photo.crop.image, camera.crop.world_to_camera, k, colors)
@@ -451,20 +313,6 @@ def _mesh(vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray) -> MeshDa
     rgba = np.full((len(vertices), 4), 255, np.uint8)
     rgba[:, :3] = np.rint(np.nan_to_num(colors).clip(0, 1) * 255)
     return MeshData(vertices.astype(np.float32), faces.astype(np.int32), colors=rgba)
-
-
-def _with_steps(settings: FlowSettings, steps: int | None) -> FlowSettings:
-    return settings if steps is None else replace(settings, steps=steps)
-
-
-def _denormalise(x: Tensor, normalization: Any) -> Tensor:
-    """x * std + mean along the channels (dim 1); x unchanged without a normalization."""
-    if not normalization:
-        return x
-    shape = (1, -1, *[1] * (x.ndim - 2))
-    mean, std = (torch.tensor(normalization[name], dtype=x.dtype, device=x.device).view(shape) for name in ("mean",
-    "std"))
-    return x * std + mean
 
 
 def _voxel_values(structure: Structure, coords: Tensor) -> Tensor:

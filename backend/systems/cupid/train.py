@@ -232,8 +232,9 @@ class StructureFlow(Stage):
     """Rectified flow of [occupancy latent | UV latent] on cached latents, with the image encoder (12.3)."""
 
     batch = 64
-    rate = 5e-4
+    rate = 1e-3
     bf16_on_cpu = True
+    muon = True
     parts = {"image_encoder": "encoder", "structure_flow": "flow"}
 
     def __init__(self, request: TrainRequest) -> None:

@@ -1,0 +1,157 @@
+"""Stage 1 of a job: sample the structure, solve the camera, fit both to the silhouette (spec sections 3, 6, 7).
+
+Where the configuration asks for several `hypotheses`, they are sampled in one batch, each with a camera of its own, and
+the one that explains the photo's silhouette best before any fitting goes on: a wrong pose seldom has the right outline.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backend.contract.errors import MaquetteError
+from backend.contract.frames import uncrop_intrinsics
+from backend.systems.base import Hooks
+from backend.systems.cupid import camera_solver
+from backend.systems.cupid.flow_sampler import denormalise, sample_flow, with_steps
+from backend.systems.cupid.model import CupidModel, CupidSettings
+from backend.systems.cupid.photo import Photo
+from backend.systems.cupid.pose import Camera
+from backend.systems.cupid.silhouette_fit import SilhouetteFit, fit_silhouette
+from backend.systems.cupid.structure_decode import MIN_ACTIVE, Structure, decode_structure
+
+logger = logging.getLogger(__name__)
+
+LATENT_CHANNELS = 8  # the first half of the structure latent is occupancy, the second the UV cube
+
+
+@dataclass(frozen=True)
+class SolvedCamera:
+    """`crop` camera or None; `intrinsics` [3,3] of the full picture; `message` says what to think of it."""
+
+    crop: Camera | None
+    intrinsics: np.ndarray | None
+    residual_px: float | None
+    message: str
+
+    @property
+    def trusted(self) -> bool:
+        return self.crop is not None and self.crop.trusted
+
+    @property
+    def world_to_camera(self) -> np.ndarray | None:
+        return None if self.crop is None else self.crop.world_to_camera
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One sampled object: its voxels in a grid of `resolution`, its camera, and their fit to the silhouette if any."""
+
+    structure: Structure
+    resolution: int
+    camera: SolvedCamera
+    fit: SilhouetteFit | None
+
+    @property
+    def score(self) -> float:
+        """How well voxels and camera explain the photo's silhouette as they were solved."""
+        return -1.0 if self.fit is None else self.fit.iou_solved
+
+
+def find_structure(
+    networks: CupidModel,
+    tokens: Tensor,
+    photo: Photo,
+    generator: torch.Generator,
+    steps: int | None,
+    focal: float | None,
+    hooks: Hooks,
+) -> Hypothesis:
+    """Stages sample_structure and solve_camera. Errors: `MaquetteError` if hardly any voxel is occupied."""
+    hooks.stage("sample_structure")
+    occupancy, uv_logits = sample_structure(networks, tokens, generator, steps, hooks)
+    hooks.stage("solve_camera")
+    found = []
+    for item in range(len(occupancy)):
+        hooks.check_cancelled()
+        logits = occupancy[item : item + 1], uv_logits[item : item + 1]
+        hypothesis = _hypothesis(*logits, photo, networks.settings, focal)
+        if hypothesis is not None:
+            found.append(hypothesis)
+    if not found:
+        raise MaquetteError(
+            "bad_input",
+            "No object took shape from this picture; try another seed or a picture that shows the object clearly.",
+            detail=f"{len(occupancy)} tried", next_step="retry",
+        )
+    return max(found, key=lambda hypothesis: hypothesis.score)
+
+
+def sample_structure(
+    networks: CupidModel, tokens: Tensor, generator: torch.Generator, steps: int | None, hooks: Hooks
+) -> tuple[Tensor, Tensor]:
+    """Logits of occupancy [N,1,R,R,R] and UV cube [N,3,R,R,R] of N hypotheses, from `tokens` [1,M,C]."""
+    flow, settings = networks["structure_flow"], networks.settings
+    side, count = flow.resolution, settings.hypotheses
+    noise = torch.randn((count, flow.in_channels, side, side, side), generator=generator).to(networks.device)
+    tokens = tokens.expand(count, -1, -1)
+    sampler = with_steps(settings.structure_sampler, steps)
+    sampled = sample_flow(
+        flow, noise, tokens, torch.zeros_like(tokens), sampler, on_step=lambda i, n, _: hooks.step(i, n)
+    ).samples
+    latent = denormalise(sampled, settings.structure_normalization)
+    occupancy = networks["ss_dec"](latent[:, :LATENT_CHANNELS])
+    uv_logits = networks["uv_dec"](latent[:, LATENT_CHANNELS:])
+    return occupancy.float(), uv_logits.float()
+
+
+def solve_camera(
+    structure: Structure, uv_logits: Tensor, photo: Photo, settings: CupidSettings, focal: float | None
+) -> SolvedCamera:
+    """The photo's camera; never fails, the message says why there is none or why it should not be trusted."""
+    left, _, right, _ = photo.box
+    try:
+        points, uv = camera_solver.pose_points(structure, uv_logits, settings.camera)
+        locked = None if focal is None else focal / (right - left)
+        camera = camera_solver.solve_camera(points, uv, settings.camera, locked)
+    except (ValueError, np.linalg.LinAlgError) as error:
+        logger.warning("no camera: %s", error)
+        sentence = str(error) if isinstance(error, ValueError) else "The camera cannot be solved; try another seed."
+        return SolvedCamera(None, None, None, sentence)
+    intrinsics = uncrop_intrinsics(camera.intrinsics, photo.box)
+    residual_px = camera.residual * (right - left) * photo.picture.original_size[0]
+    if not (np.isfinite(intrinsics).all() and np.isfinite(camera.world_to_camera).all()):
+        return SolvedCamera(None, None, None, "The camera cannot be solved from this result; try another seed.")
+    message = "" if camera.trusted else (
+        f"The camera is uncertain (about {residual_px:.0f} pixels off); check it or try another seed."
+    )
+    return SolvedCamera(camera, intrinsics, residual_px, message)
+
+
+def _hypothesis(
+    occupancy: Tensor, uv_logits: Tensor, photo: Photo, settings: CupidSettings, focal: float | None
+) -> Hypothesis | None:
+    """Camera and fit of one item's logits [1,C,R,R,R]; None when hardly any voxel is occupied."""
+    try:
+        structure = decode_structure(occupancy, uv_logits)
+    except ValueError as error:
+        raise MaquetteError("internal", str(error), next_step="retry") from error
+    if len(structure.coords) < MIN_ACTIVE:
+        return None
+    resolution = occupancy.shape[-1]
+    camera = solve_camera(structure, uv_logits, photo, settings, focal)
+    if camera.crop is None or not settings.fit_silhouette:
+        return Hypothesis(structure, resolution, camera, None)
+    try:
+        fit = fit_silhouette(occupancy[0, 0].cpu().numpy(), camera.crop, photo.crop.image[..., 3] / 255.0)
+    except ValueError as error:
+        logger.info("no fit to the silhouette: %s", error)
+        return Hypothesis(structure, resolution, camera, None)
+    rows = np.argwhere(fit.occupied)
+    coords = torch.from_numpy(np.pad(rows, ((0, 0), (1, 0)))).int().to(structure.coords.device)
+    moved = replace(camera, crop=fit.camera, intrinsics=uncrop_intrinsics(fit.camera.intrinsics, photo.box))
+    return Hypothesis(replace(structure, coords=coords), resolution, moved, fit)
