@@ -180,8 +180,9 @@ def test_features_say_where_the_surface_is() -> None:
     lonely = np.array([[0, 0, 0]])
     features = slat_data.surface_features(ball, np.concatenate([voxels, lonely]), 32)
     centres = (voxels + 0.5) / 32 - 0.5
-    assert np.linalg.norm(centres + features[:-1, 6:] / 32, axis=1) == pytest.approx(RADIUS, abs=4e-3)
-    assert features.shape[1] == slat_data.SURFACE_CHANNELS and np.abs(features).max() <= slat_data.OFFSET_LIMIT
+    assert np.linalg.norm(centres + features[:-1, 6:9] / 32, axis=1) == pytest.approx(RADIUS, abs=4e-3)
+    assert features[:-1, 9] / 32 == pytest.approx(np.linalg.norm(centres, axis=1) - RADIUS, abs=2e-3)
+    assert features.shape[1] == slat_data.SURFACE_CHANNELS and np.abs(features).max() <= slat_data.LIMIT
 
 
 def test_voxels_turn_with_the_surface() -> None:

@@ -21,7 +21,7 @@ from backend.data.surface import voxel_indices
 from backend.geometry.cube_cases import CORNERS
 
 MIRROR = np.diag([-1, 1, 1]).astype(np.float32)
-SURFACE_CHANNELS = 9  # mean colour, mean normal, mean offset of a voxel's surface points from its centre
+SURFACE_CHANNELS = 10  # a voxel's mean colour, normal, mean offset from its centre, signed distance of its centre
 INSET = 2e-3  # the shards' voxels were made from points moved this far inward
 NEIGHBOURS = 8
 REACH = 0.02  # object units: about the spacing of the points
@@ -29,7 +29,7 @@ SAME_SIDE = 0.5  # cosine between normals of points of one side
 THINNEST = 1.5  # grid cells: a thinner plate would fall between the grid's vertices
 DEEP = 0.015  # object units: carving has about this resolution; deeper inside than that it may contradict the normals
 FAR = 0.03  # object units: further from every point, the carved inside test decides alone
-OFFSET_LIMIT = 1.5  # voxels
+LIMIT = 1.5  # voxels
 RIM = 0.1  # voxels: the grid's border is outside, also of objects that touch it
 
 
@@ -135,26 +135,27 @@ def disturb_voxels(
 
 
 def surface_features(surface: Surface, coords: np.ndarray, resolution: int) -> np.ndarray:
-    """[L,9] float32 = colour, normal, offset of each voxel [L,3], all about within -1 and 1.
+    """[L,10] float32 = colour, normal, offset, signed distance of each voxel [L,3]; lengths in voxels.
 
-    A voxel without points takes its three nearest ones.
+    Colour and offset are the means over the voxel's own points; a voxel without points takes its three nearest ones.
+    The distance is what lets a decoder interpolate: products of offset and normal are slow to learn.
     """
-    values = np.concatenate([surface.colors * 2 - 1, surface.normals, surface.points], axis=1)
+    values = np.concatenate([surface.colors * 2 - 1, surface.points], axis=1)
     place = np.full((resolution,) * 3, -1, np.int64)
     place[tuple(coords.T)] = np.arange(len(coords))
     owner = place[tuple(voxel_indices(surface.points - INSET * surface.normals, resolution).T)]
-    values, owner = values[owner >= 0], owner[owner >= 0]
+    mine, owner = values[owner >= 0], owner[owner >= 0]
     count = np.bincount(owner, minlength=len(coords))
-    sums = np.stack([np.bincount(owner, column, minlength=len(coords)) for column in values.T], axis=1)
+    sums = np.stack([np.bincount(owner, column, minlength=len(coords)) for column in mine.T], axis=1)
     means = sums / count.clip(1)[:, None]
     centres = (coords + 0.5) / resolution - 0.5
     empty = np.flatnonzero(count == 0)
     if len(empty):
-        nearest = surface.tree.query(centres[empty], k=3)[1]
-        everything = np.concatenate([surface.colors * 2 - 1, surface.normals, surface.points], axis=1)
-        means[empty] = everything[nearest].mean(axis=1)
-    means[:, 6:] = ((means[:, 6:] - centres) * resolution).clip(-OFFSET_LIMIT, OFFSET_LIMIT)
-    return means.astype(np.float32)
+        means[empty] = values[surface.tree.query(centres[empty], k=3)[1]].mean(axis=1)
+    offset = ((means[:, 3:] - centres) * resolution).clip(-LIMIT, LIMIT)
+    found = surface_field(surface, centres, 0.25 / resolution)
+    distance = (found.distance[:, None] * resolution).clip(-LIMIT, LIMIT)
+    return np.concatenate([means[:, :3], found.normals, offset, distance], axis=1).astype(np.float32)
 
 
 def surface_field(surface: Surface, positions: np.ndarray, cell: float) -> Field:

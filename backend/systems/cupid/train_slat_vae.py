@@ -6,7 +6,7 @@ normal at the corners of its cubes, and the splats where the nearest surface poi
 no rendering and works on windows of an object, so that a step takes about a second on one core. Deformation and weights
 of the extraction get no target and stay neutral.
 
-With an encoder of `SURFACE_CHANNELS` inputs a voxel's features are its surface points' colour, normal and offset. With
+With an encoder of `SURFACE_CHANNELS` inputs a voxel's features are its surface points' colour, normal and place. With
 any other number they are image tokens averaged over the views, as published; then the image encoder comes first.
 """
 
@@ -38,7 +38,7 @@ from .train import MINI_WEIGHTS, Stage, TrainRequest
 logger = logging.getLogger(__name__)
 
 KL_WEIGHT = 1e-3  # published 1e-6: a mini flow errs more, so the decoders must bear more noise
-LOGVAR_START = -5.0
+LOGVAR_START = -6.0
 WINDOW = 10  # voxels along the side of the training windows
 FEWEST = 24  # voxels: smaller windows are not worth a step
 SUPERVISED = 24  # voxels of a window whose cubes get targets: finding those takes longer than the network
@@ -156,12 +156,11 @@ class SLatVae(Stage):
             if random.random() < 0.5:
                 voxels = slat_data.disturb_voxels(voxels, self.resolution, random, GROWN, DROPPED)
             window = random_window(voxels, self.resolution, random)
-            seen = self.features(self.objects, index, surface, voxels)[torch.from_numpy(window)]
             count = int(window.sum())
             if count < min(FEWEST, len(voxels)):
                 continue
             coords.append(torch.from_numpy(voxels[window]).int())
-            feats.append(seen)
+            feats.append(self.features(self.objects, index, surface, voxels[window]))
             surfaces.append(surface)
             rows.append(random.choice(count, min(SUPERVISED, count), replace=False))
         return Batch(SparseTensor.from_batch(coords, feats).to(self.device), surfaces, rows)
