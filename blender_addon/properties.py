@@ -60,10 +60,10 @@ class _JobSettings:
     )
     placement: EnumProperty(name="Place", description="Where the object is put", items=PLACEMENTS)
     show_background: BoolProperty(
-        name="Picture Behind the Camera", description="Show the picture as the camera's background", default=True
+        name="Behind the Camera", description="Show the picture as the camera's background", default=True
     )
     set_render_size: BoolProperty(
-        name="Picture's Render Size",
+        name="Sets Render Size",
         description="Give the render the picture's width and height, so that frame and picture agree",
         default=True,
     )
@@ -72,7 +72,7 @@ class _JobSettings:
 class MaquetteCreateSettings(_JobSettings, bpy.types.PropertyGroup):
     prompt: StringProperty(name="Text", description="Making objects from a sentence comes next")
     match_camera: BoolProperty(
-        name="Match the Camera",
+        name="Match the Picture",
         description="Move the scene's camera to where the picture was taken; makes one if there is none",
         default=True,
     )

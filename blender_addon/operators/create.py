@@ -33,6 +33,7 @@ class MAQUETTE_OT_choose_picture(bpy.types.Operator):
     filter_image: bpy.props.BoolProperty(default=True, options={"HIDDEN"})
     filter_folder: bpy.props.BoolProperty(default=True, options={"HIDDEN"})
     target: StringProperty(default="create", options={"HIDDEN", "SKIP_SAVE"})
+    slot: StringProperty(default="image", options={"HIDDEN", "SKIP_SAVE"})
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         context.window_manager.fileselect_add(self)
@@ -40,7 +41,7 @@ class MAQUETTE_OT_choose_picture(bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         settings = context.scene.maquette_match if self.target == "match" else context.scene.maquette_create
-        settings.image = self.filepath
+        setattr(settings, "mask" if self.slot == "mask" else "image", self.filepath)
         return {"FINISHED"}
 
 

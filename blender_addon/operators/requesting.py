@@ -114,8 +114,13 @@ def provenance_of(record: JobRecord) -> dict[str, Any]:
         "created": record.created,
         "parameters": record.parameters,
         "origin": record.origin,
-        "panel": "match" if record.origin.get("move") == "OBJECT" or record.parameters.get("focal") else "create",
+        "panel": panel_of(record),
     }
+
+
+def panel_of(record: JobRecord) -> str:
+    """The panel that the job came from, create or match."""
+    return "match" if record.origin.get("move") == "OBJECT" or record.parameters.get("focal") else "create"
 
 
 def picture_path(settings: bpy.types.PropertyGroup) -> Path | None:
@@ -127,7 +132,7 @@ def mask_path(settings: bpy.types.PropertyGroup) -> Path | None:
     """The chosen mask as an absolute path, or None. Errors: `MaquetteError` when it is not a picture."""
     path = Path(bpy.path.abspath(settings.mask)) if settings.mask.strip() else None
     if path is not None:
-        inspect_picture(path)
+        inspect_picture(path, "mask")
     return path
 
 

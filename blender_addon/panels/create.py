@@ -14,17 +14,16 @@ class MAQUETTE_PT_create(widgets.SidebarPanel, bpy.types.Panel):
         layout = self.layout
         settings = context.scene.maquette_create
         widgets.picture_row(layout, settings)
-        text = layout.column(align=True)
+        text = layout.row()
         text.enabled = False
-        text.prop(settings, "prompt", text="", icon="TEXT")
-        text.label(text="Text input comes next; use a picture.")
+        text.prop(settings, "prompt", text="", placeholder="Text comes next; use a picture")
         column = layout.column()
         column.use_property_split = True
         column.use_property_decorate = False
         column.prop(settings, "engine")
         column.prop(settings, "size")
         column.prop(settings, "placement")
-        column.prop(settings, "match_camera")
+        column.row(heading="Camera").prop(settings, "match_camera")
         row = layout.row()
         row.scale_y = 1.6
         row.operator("maquette.generate", icon="MESH_MONKEY")
@@ -42,7 +41,7 @@ class MAQUETTE_PT_create_more(widgets.SidebarPanel, bpy.types.Panel):
         column.use_property_decorate = False
         column.prop(settings, "seed")
         column.prop(settings, "steps")
-        camera = column.column()
+        camera = column.column(heading="Picture")
         camera.enabled = settings.match_camera
         camera.prop(settings, "show_background")
         camera.prop(settings, "set_render_size")

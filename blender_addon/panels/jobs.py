@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bpy
 
+from ..operators import requesting
 from ..runtime import session
 from ..runtime.job_store import JobRecord
 from ..scene import provenance
@@ -33,7 +34,7 @@ def _draw_job(box: bpy.types.UILayout, context: bpy.types.Context, record: JobRe
     head = box.row()
     icon = session.get().thumbnails.icon(record.job_id)
     if icon:
-        head.template_icon(icon_value=icon, scale=3.0)
+        head.template_icon(icon_value=icon, scale=2.2)
     column = head.column()
     title = column.row()
     title.label(text=record.title, icon=_ICONS.get(record.state, "TIME"))
@@ -48,9 +49,9 @@ def _draw_job(box: bpy.types.UILayout, context: bpy.types.Context, record: JobRe
     if record.failure is not None and record.state == "failed":
         widgets.sentence(box, context, record.failure.message, "ERROR")
         row = box.row(align=True)
-        if record.failure.next_step in widgets.NEXT_STEP_OPERATORS:
-            row.operator(widgets.NEXT_STEP_OPERATORS[record.failure.next_step])
-        row.operator("maquette.copy_report", icon="COPYDOWN")
+        widgets.next_step_button(row, record.failure.next_step, requesting.panel_of(record))
+        if record.failure.code != "bad_input":  # the artist can help that; a report cannot
+            row.operator("maquette.copy_report")
     for text in (record.waiting if record.applied == 0 else "", record.message if record.state == "done" else ""):
         if text:
             widgets.sentence(box, context, text, "INFO")
@@ -64,11 +65,11 @@ def _draw_actions(column: bpy.types.UILayout, record: JobRecord) -> None:
         row.operator("maquette.open_job_folder", text="", icon="FILE_FOLDER").job_id = record.job_id
     elif record.state == "done":
         row.label(text="Receiving the result")
-    row.operator("maquette.restore_inputs", text="", icon="LOOP_BACK").job_id = record.job_id
     if record.state == "done":
         row.operator("maquette.retry_job", text="", icon="FILE_REFRESH").job_id = record.job_id
     else:
-        row.operator("maquette.retry_job", icon="FILE_REFRESH").job_id = record.job_id
+        row.operator("maquette.retry_job").job_id = record.job_id
+    row.operator("maquette.restore_inputs", text="", icon="LOOP_BACK").job_id = record.job_id
 
 
 def progress_text(record: JobRecord) -> str:

@@ -30,6 +30,7 @@ class MAQUETTE_PT_match(widgets.SidebarPanel, bpy.types.Panel):
         column.prop(settings, "engine")
         column.prop(settings, "size")
         column.prop(settings, "seed")
+        column = column.column(heading="Picture")
         column.prop(settings, "show_background")
         column.prop(settings, "set_render_size")
         row = layout.row()

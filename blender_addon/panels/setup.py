@@ -46,8 +46,7 @@ class MAQUETTE_PT_setup(widgets.SidebarPanel, bpy.types.Panel):
             box = layout.box()
             widgets.sentence(box, context, snapshot.trouble, "ERROR")
             row = box.row(align=True)
-            if snapshot.next_step in widgets.NEXT_STEP_OPERATORS:
-                row.operator(widgets.NEXT_STEP_OPERATORS[snapshot.next_step])
+            widgets.next_step_button(row, snapshot.next_step)
             row.operator("maquette.copy_report")
 
 

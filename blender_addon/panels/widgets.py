@@ -2,37 +2,61 @@
 
 from __future__ import annotations
 
-import textwrap
-
+import blf
 import bpy
 
 CATEGORY = "Maquette"
-CHARACTERS_OF_A_LINE = 8.0  # pixels of one character of the interface font at scale 1, measured generously
+MARGINS = 60.0  # pixels at scale 1 that panel, box and tab bar leave no room for text in, measured in 4.3
+ICON_WIDTH = 34.0  # pixels at scale 1 of an icon before a text, with the padding that such a text has
 
 # What `Failure.next_step` offers as a button; Retry stands beside every ended job anyway.
 NEXT_STEP_OPERATORS = {
-    "choose_image": "maquette.choose_picture",
-    "set_up": "maquette.set_up",
-    "open_log": "maquette.open_log",
+    "choose_image": ("maquette.choose_picture", "Choose Picture"),
+    "give_mask": ("maquette.choose_picture", "Choose Mask"),
+    "set_up": ("maquette.set_up", "Set Up"),
+    "open_log": ("maquette.open_log", "Open Log"),
 }
 
 
 def sentence(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: str = "NONE") -> None:
-    """A text that wraps at the sidebar's width."""
+    """A text that wraps at the sidebar's width, lines as close as Blender's own."""
     scale = context.preferences.system.ui_scale
-    width = context.region.width if context.region is not None else 300
+    width = context.region.width if context.region is not None else 300 * scale
+    points = context.preferences.ui_styles[0].widget.points
     column = layout.column(align=True)
-    for number, line in enumerate(textwrap.wrap(text, max(20, int(width / (CHARACTERS_OF_A_LINE * scale)) - 4))):
+    column.scale_y = 0.8
+    room = width - (MARGINS + (ICON_WIDTH if icon != "NONE" else 0.0)) * scale
+    for number, line in enumerate(wrapped(text, room, points * scale)):
         column.label(text=line, icon=icon if number == 0 else ("BLANK1" if icon != "NONE" else "NONE"))
 
 
+def wrapped(text: str, width: float, points: float) -> list[str]:
+    """The lines of `text` when each has `width` pixels in the interface font of `points`. A longer word has its own."""
+    blf.size(0, points)
+    lines: list[str] = []
+    for word in text.split():
+        if lines and blf.dimensions(0, f"{lines[-1]} {word}")[0] <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
 def picture_row(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
-    """The paths of picture and mask with Blender's file buttons."""
+    """The paths of picture and mask with Blender's file buttons; empty ones say what they are for."""
     column = layout.column(align=True)
-    column.label(text="Picture")
-    column.prop(settings, "image", text="")
-    column.label(text="Mask, white on the object (optional)")
-    column.prop(settings, "mask", text="")
+    column.prop(settings, "image", text="", placeholder="Picture")
+    column.prop(settings, "mask", text="", placeholder="Mask, white on the object (optional)")
+
+
+def next_step_button(layout: bpy.types.UILayout, step: str, panel: str = "create") -> None:
+    """The button for a failure's next step, if it has one. panel: whose picture a choice is for, create or match."""
+    if step not in NEXT_STEP_OPERATORS:
+        return
+    name, text = NEXT_STEP_OPERATORS[step]
+    button = layout.operator(name, text=text)
+    if name == "maquette.choose_picture":
+        button.target, button.slot = panel, "mask" if step == "give_mask" else "image"
 
 
 class SidebarPanel:

@@ -26,24 +26,29 @@ class PictureInfo:
     orientation: int = 1
 
 
-def inspect_picture(path: Path | None) -> PictureInfo:
-    """Look at the head of the picture at `path`. Errors: `MaquetteError` bad_input with one sentence for the artist."""
+def inspect_picture(path: Path | None, what: str = "picture") -> PictureInfo:
+    """Look at the head of the picture at `path`; `what` is what the artist calls it (picture, mask).
+
+    Errors: `MaquetteError` bad_input with one sentence for the artist.
+    """
     if path is None:
         raise MaquetteError("bad_input", "No picture is chosen. Choose a picture first.", next_step="choose_image")
+    if path.is_dir():
+        raise _bad(f'"{path.name}" is a folder. Choose a {READABLE} file as the {what}.', str(path))
     if not path.is_file():
-        raise _bad(f'The picture "{path.name}" does not exist any more. Choose another one.', str(path))
+        raise _bad(f'The {what} "{path.name}" was not found. Choose another one.', str(path))
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             info = _read_head(file)
     except (OSError, struct.error) as error:
-        raise _bad(f'The picture "{path.name}" cannot be read. Choose another one.', repr(error)) from error
+        raise _bad(f'The {what} "{path.name}" cannot be read. Choose another one.', repr(error)) from error
     if size == 0:
-        raise _bad(f'The picture "{path.name}" is empty. Choose another one.')
+        raise _bad(f'The {what} "{path.name}" is empty. Choose another one.')
     if size > LIMIT_BYTES:
-        raise _bad(f'The picture "{path.name}" is larger than 256 MB. Save it smaller and choose it again.')
+        raise _bad(f'The {what} "{path.name}" is larger than 256 MB. Save it smaller and choose it again.')
     if info is None:
-        raise _bad(f'"{path.name}" is not a picture Maquette can read. Choose a {READABLE} file.')
+        raise _bad(f'"{path.name}" is not a {what} Maquette can read. Choose a {READABLE} file.')
     return info
 
 

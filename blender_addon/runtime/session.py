@@ -318,7 +318,7 @@ class Session:
             return  # sent on `Connected`
         if image is None:
             name = Path(record.image_path).name
-            text = f'The picture "{name}" does not exist any more. Choose another one.'
+            text = f'The picture "{name}" was not found. Choose another one.'
             self.store.update(record.job_id, state="failed", failure=Failure("bad_input", text, "", "choose_image"))
             return
         request = JobRequest(record.job_id, record.system, record.task, {}, record.parameters, record.origin)

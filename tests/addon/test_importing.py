@@ -89,3 +89,24 @@ def test_colour_reaches_the_shader(blender, with_texture):
     shader = next(node for node in material.node_tree.nodes if node.type == "BSDF_PRINCIPLED")
     (link,) = shader.inputs["Base Color"].links
     assert link.from_node.type == ("TEX_IMAGE" if with_texture else "VERTEX_COLOR")
+    if with_texture:
+        image = link.from_node.image
+        assert tuple(image.size) == (256, 256) and image.colorspace_settings.name == "sRGB"
+        assert np.allclose(image.pixels[:3], np.array([10, 200, 30]) / 255, atol=1e-6)  # the PNG's own values
+        assert link.from_node.interpolation == "Linear" and link.from_node.extension == "REPEAT"
+
+
+def test_a_textured_mesh_needs_no_vertex_colours(blender):
+    """What the engines answer: corner uvs and a PNG alone, over the wire."""
+    meshes = contract("meshes")
+    data = grid_mesh(4)
+    wire = meshes.mesh_to_bytes(meshes.MeshData(data.vertices, data.faces, data.uvs, None, png(1024)))
+    mesh = module("scene.importing").build_mesh("baked", meshes.mesh_from_bytes(wire))
+    assert len(mesh.color_attributes) == 0 and len(mesh.uv_layers) == 1
+    material = mesh.materials[0]
+    shader = next(node for node in material.node_tree.nodes if node.type == "BSDF_PRINCIPLED")
+    (link,) = shader.inputs["Base Color"].links
+    assert link.from_node.type == "TEX_IMAGE" and tuple(link.from_node.image.size) == (1024, 1024)
+    assert shader.inputs["Metallic"].default_value == 0.0
+    assert not link.from_node.inputs["Vector"].is_linked  # without a link: the mesh's active UV map
+    assert mesh.uv_layers.active.name == "UVMap" and mesh.uv_layers["UVMap"].active_render

@@ -150,6 +150,25 @@ def test_results_survive_a_restart(blender, generate):
     assert blender.session.get().store.get(job_id).applied == 1
 
 
+def test_a_running_job_shows_its_work(blender, generate):
+    job_id = generate(seed=99, steps=60, wait=False)
+    current = blender.session.get()
+    # A module gives every icon the number 0, so this looks behind `icon`.
+    pump_until(lambda: f"{job_id}/preview" in current.thumbnails._collection)
+    assert current.store.get(job_id).state == "running"
+    path = current.store.artifact_path(job_id, "preview.png")
+    first = path.read_bytes()
+    pump_until(lambda: path.read_bytes() != first)  # the next picture takes its place
+
+
+def test_progress_is_not_written_to_the_disk(blender, generate, monkeypatch):
+    store = blender.session.get().store
+    written, write = [], store._write
+    monkeypatch.setattr(store, "_write", lambda record: (written.append(record.state), write(record)))
+    generate(steps=40)
+    assert len(written) < 12 and "done" in written  # a job of 40 steps wrote more than 40 times before
+
+
 def test_cancel_reaches_the_worker(blender, generate):
     job_id = generate(seed=99, steps=60, wait=False)
     store = blender.session.get().store
@@ -212,14 +231,17 @@ def test_match_moves_the_object_and_leaves_the_camera(blender, generate, picture
     ("name", "content", "sentence"),
     [
         ("", b"", "No picture is chosen"),
-        ("gone.png", None, "does not exist"),
+        ("gone.png", None, "was not found"),
+        ("folder", None, "is a folder"),
         ("empty.png", b"", "is empty"),
         ("text.png", b"this is no picture", "is not a picture"),
     ],
 )
 def test_a_wrong_choice_is_told_at_once(blender, tmp_path, name, content, sentence):
     path = tmp_path / (name or "none")
-    if content is not None and name:
+    if name == "folder":
+        path.mkdir()
+    elif content is not None and name:
         path.write_bytes(content)
     blender.settings.image = str(path) if name else ""
     with pytest.raises(RuntimeError, match=sentence):

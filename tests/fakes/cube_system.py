@@ -54,6 +54,7 @@ class CubeSystem:
         for step in range(steps):
             time.sleep(0.5 if seed == 99 else 0.0)
             hooks.step(step + 1, steps)
+            hooks.preview(_png((32, 32), (255 * step // steps, 60, 60)))
         artifacts = (
             ArtifactData("asset.mesh", mesh_to_bytes(box_mesh()), MEDIA_TYPE),
             ArtifactData("camera.json", json.dumps(_camera(size, seed, parameters)).encode(), "application/json"),

@@ -118,10 +118,11 @@ def nothing(job: Callable[[], object]) -> Iterator[None]:
 
 
 def look_through_the_camera() -> None:
-    """See the result as the photo does, with its colours: Numpad 0, and Attribute as the solid view's colour."""
+    """See the result as the photo does, with its colours: Numpad 0, and texture or vertex colours in the solid view."""
     area = view_area()
     space = area.spaces.active
-    space.shading.color_type = "VERTEX"
+    made = next(thing for thing in window().scene.objects if thing.type == "MESH")
+    space.shading.color_type = "TEXTURE" if made.data.uv_layers else "VERTEX"
     space.region_3d.view_perspective = "CAMERA"
     space.region_3d.view_camera_zoom = -6.0  # small enough, and far enough to the left, for the sidebar beside it
     space.region_3d.view_camera_offset = (0.12, 0.0)

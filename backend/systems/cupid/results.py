@@ -50,6 +50,13 @@ def photo_view(mesh: MeshData, world_to_camera: np.ndarray, intrinsics: np.ndarr
     return render_mesh(mesh, world_to_camera, intrinsics, size)
 
 
+def object_picture(image: np.ndarray) -> bytes:
+    """PNG of what was taken for the object, as small as a thumbnail. image: [S,S,4] uint8, straight alpha."""
+    small = Image.fromarray(image)
+    small.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+    return encode_png(np.asarray(small))
+
+
 def thumbnail(mesh: MeshData, world_to_camera: np.ndarray | None, crop_intrinsics: np.ndarray | None) -> bytes:
     """PNG with alpha of the mesh: through the photo's crop camera, or from a default viewpoint."""
     if world_to_camera is None or crop_intrinsics is None:
