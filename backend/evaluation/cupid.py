@@ -23,6 +23,7 @@ from backend.contract.meshes import MeshData, mesh_from_bytes
 from backend.data.blender import BlenderNotFound
 from backend.evaluation import metrics
 from backend.evaluation.baselines import BANK_FILE, Bank, Baselines, load_bank, make_bank, render_bank, save_bank
+from backend.evaluation.contact_sheet import Recorder, contact_sheet
 from backend.evaluation.views import TestView, views_from_assets, views_from_shards
 from backend.formats.images import encode_png
 from backend.rendering.rasterizer import rasterize
@@ -173,6 +174,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--weights", default="mini")
     parser.add_argument("--bank", type=Path, default=BANK_FILE, help="the baselines' training views; made if missing")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--sheet", type=Path, help="PNG of the first results: input, overlay and two other sides")
+    parser.add_argument("--sheet-count", type=int, default=24, help="results on the sheet; default: 24")
     options = parser.parse_args(arguments)
     if not options.shards and not options.assets:
         raise MaquetteError("bad_input", "There is nothing to evaluate on; give --assets or --shards.")
@@ -183,10 +186,15 @@ def main(arguments: Sequence[str]) -> int:
         if bank is None:
             logger.warning("no baselines: there are no training objects; give --shards or --bank")
         parameters = {"seed": options.seed, "steps": options.steps, "weights": options.weights}
-        report = evaluate(views, cupid_answer(parameters), Baselines(bank) if bank else None)
+        recorder = Recorder(options.sheet_count if options.sheet else 0)
+        report = evaluate(views, recorder.watch(cupid_answer(parameters)), Baselines(bank) if bank else None)
     except (FileNotFoundError, BlenderNotFound) as error:
         raise MaquetteError("bad_input", str(error)) from error
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
     logger.info("summary: %s", json.dumps(report["summary"]))
+    if options.sheet:
+        title = f"CUPID, weights {options.weights}, split {options.split}: the first results, not chosen"
+        options.sheet.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(recorder.results, report["objects"], title).save(options.sheet, optimize=True)
     return 0
