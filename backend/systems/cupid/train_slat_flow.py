@@ -132,6 +132,7 @@ class SLatFlow(Stage):
     batch = 4
     rate = 1e-3
     bf16_on_cpu = True
+    muon = True
     parts = {"slat_flow": ""}
 
     def __init__(self, request: TrainRequest) -> None:

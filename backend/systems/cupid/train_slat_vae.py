@@ -124,6 +124,7 @@ class SLatVae(Stage):
     batch = 4
     rate = 2e-3
     bf16_on_cpu = True
+    muon = True
     parts = {"slat_enc": "encoder", "slat_dec_mesh": "mesh", "slat_dec_gs": "gaussian"}
 
     def __init__(self, request: TrainRequest) -> None:
