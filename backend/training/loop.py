@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,9 @@ class LoopSettings:
     """How to train. `minutes` is wall-clock time of this call; `warmup` and `total` (for the cosine) are steps.
 
     `bf16` off keeps float32: 3D convolutions of few channels are quicker so on CPUs. `muon` moves the matrices of
-    transformer blocks along orthogonalised momentum instead of by AdamW, which learns more from each sample.
+    transformer blocks along orthogonalised momentum instead of by AdamW, which learns more from each sample. `workers`
+    threads of one core each take shares of a step (`loss` then draws one share): small operators leave cores idle
+    when they are split instead.
     """
 
     minutes: float
@@ -50,6 +53,7 @@ class LoopSettings:
     validate_every_seconds: float = 180.0
     bf16: bool = True
     muon: bool = False
+    workers: int = 1
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -82,6 +86,11 @@ class TrainingLoop:
         self.optimizers = self._make_optimizers()
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
         self.generator = torch.Generator().manual_seed(settings.seed)
+        self.generators = [torch.Generator() for _ in range(settings.workers)]
+        self._seed_workers(0)
+        self.pool: ThreadPoolExecutor | None = None
+        if settings.workers > 1:
+            self.pool = ThreadPoolExecutor(settings.workers, initializer=torch.set_num_threads, initargs=(1,))
 
     def _make_optimizers(self) -> list[torch.optim.Optimizer]:
         settings, parameters = self.settings, self.parameters
@@ -129,7 +138,12 @@ class TrainingLoop:
                 state["step"] = torch.tensor(float(self.step))
             owner[parameter].state[parameter] = state
         self.generator.manual_seed(self.settings.seed + self.step)
+        self._seed_workers(self.step)
         return True
+
+    def _seed_workers(self, step: int) -> None:
+        for index, generator in enumerate(self.generators):
+            generator.manual_seed(self.settings.seed + step + 1_000_003 * (index + 1))
 
     def run(self, loss: LossFunction, validate: ValidationFunction | None = None) -> dict[str, float]:
         """Train for the set minutes, save, and return the last logged values."""
@@ -203,11 +217,17 @@ class TrainingLoop:
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * rate
             optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
-            value, parts = loss(self.generator)
-        value.backward()
+        if self.pool is None:
+            parts = self._backward(loss, self.generator)
+        else:
+            shares = list(self.pool.map(lambda generator: self._gradients(loss, generator), self.generators))
+            parts = {key: sum(found[key] for found, _ in shares) / len(shares) for key in shares[0][0]}
+            for index, parameter in enumerate(self.parameters.values()):
+                given = [gradients[index] for _, gradients in shares if gradients[index] is not None]
+                if given:
+                    parameter.grad = torch.stack(given).sum(0) / len(shares)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.clip)
-        parts = {"loss": float(value.detach()), "gradient_norm": float(norm)} | parts
+        parts["gradient_norm"] = float(norm)
         if not math.isfinite(parts["loss"]) or not math.isfinite(parts["gradient_norm"]):
             logger.warning("step %d gave a loss that is not finite; it is left out", self.step)
             return {}
@@ -218,6 +238,25 @@ class TrainingLoop:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
         return parts
+
+    def _backward(self, loss: LossFunction, generator: torch.Generator) -> dict[str, float]:
+        value, parts = self._forward(loss, generator)
+        value.backward()
+        return {"loss": float(value.detach())} | parts
+
+    def _gradients(
+        self, loss: LossFunction, generator: torch.Generator
+    ) -> tuple[dict[str, float], tuple[torch.Tensor | None, ...]]:
+        """One worker's share of a step, apart from the others: nothing of the module is written."""
+        value, parts = self._forward(loss, generator)
+        gradients = torch.autograd.grad(value, list(self.parameters.values()), allow_unused=True)
+        return {"loss": float(value.detach())} | parts, gradients
+
+    def _forward(
+        self, loss: LossFunction, generator: torch.Generator
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+            return loss(generator)
 
     def _log(self, values: dict[str, float]) -> None:
         logger.info(" ".join(f"{k}={v:.4g}" for k, v in values.items()))

@@ -65,6 +65,25 @@ def test_muon_moves_the_matrices_of_blocks_and_resumes(tmp_path: Path) -> None:
     assert torch.equal(kept, first.optimizers[1].state[matrix]["momentum_buffer"])
 
 
+def test_two_workers_learn_as_one(tmp_path: Path) -> None:
+    def trained(workers: int) -> torch.Tensor:
+        torch.manual_seed(0)
+        settings = LoopSettings(0.0, learning_rate=0.05, warmup=1, bf16=False, workers=workers)
+        loop = TrainingLoop(nn.Linear(4, 1), tmp_path / str(workers), settings, torch.device("cpu"))
+        data = torch.randn(64, 4, generator=torch.Generator().manual_seed(3))
+        halves = list(data.chunk(workers))
+
+        def loss(generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+            share = halves[loop.generators.index(generator)] if workers > 1 else data
+            return (loop.module(share)[:, 0] - share.sum(1)).square().mean(), {"share": float(len(share))}
+
+        parts = [loop._one_step(loss) for _ in range(20)][-1]
+        assert parts["share"] == 64 / workers
+        return loop.module.weight.detach().clone()
+
+    assert torch.allclose(trained(1), trained(2), atol=1e-5)
+
+
 def test_logged_means_are_means_also_after_a_resume(tmp_path: Path) -> None:
     for _ in range(2):
         trained = loop(tmp_path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +112,7 @@ class Stage:
     rate = 2e-3
     bf16_on_cpu = False
     muon = False
+    most_workers = 1
     parts: dict[str, str] = {}
     """Role of each model that the stage trains, and its name inside `module`."""
 
@@ -118,7 +120,9 @@ class Stage:
         self.request = request
         self.device = torch.device(request.device)
         self.models = model_config(request.config)
-        self.size = request.batch or self.batch
+        cores = os.cpu_count() or 1
+        self.workers = min(cores, self.most_workers) if self.device.type == "cpu" else 1
+        self.size = max(1, (request.batch or self.batch) // self.workers)  # what one worker draws
         torch.manual_seed(request.seed)
 
     module: nn.Module
@@ -235,6 +239,7 @@ class StructureFlow(Stage):
     rate = 1e-3
     bf16_on_cpu = True
     muon = True
+    most_workers = 8
     parts = {"image_encoder": "encoder", "structure_flow": "flow"}
 
     def __init__(self, request: TrainRequest) -> None:
@@ -361,6 +366,7 @@ def train(request: TrainRequest) -> dict[str, float]:
         seed=request.seed,
         bf16=stage.bf16_on_cpu or stage.device.type != "cpu",
         muon=stage.muon,
+        workers=stage.workers,
     )
     loop = TrainingLoop(stage.module, folder, settings, stage.device)
     if request.resume and not loop.resume():
