@@ -192,7 +192,9 @@ TIERS: dict[str, Callable[[], TierResult]] = {
     "addon-5.0": lambda: blender_tests("addon-5.0", "5.0", "tests/addon"),
     "packaging": lambda: backend_tests("packaging", "tests/packaging"),
     "real-blender": lambda: backend_tests("real-blender", "tests/real_blender/test_install.py"),
-    "window": lambda: backend_tests("window", "tests/real_blender/test_window.py"),
+    "window": lambda: backend_tests(
+        "window", "tests/real_blender/test_window.py", "tests/real_blender/test_backgrounds.py"
+    ),
 }
 
 

@@ -69,5 +69,5 @@ def _match(
         camera_world_to_camera, _ = cameras.read_camera(camera, solved.size)
         matrix = placement.object_matrix(solved.world_to_camera, scale, camera_world_to_camera)
     if result.picture is not None:
-        cameras.set_background(camera, result.picture, result.orientation)
+        cameras.set_background(scene, camera, result.picture, result.orientation, solved.size)
     return matrix

@@ -14,7 +14,16 @@ from ...backend.contract import frames
 from ...backend.contract.errors import MaquetteError
 
 CAMERA_NAME = "Maquette Camera"
-_EXIF_ROTATION = {3: math.pi, 6: -math.pi / 2, 8: math.pi / 2}
+# What a viewer does with a stored picture (EXIF 2.3): mirror it from left to right, then turn it clockwise by an angle.
+_EXIF_TURN = {
+    2: (True, 0.0),
+    3: (False, math.pi),
+    4: (True, math.pi),
+    5: (True, -math.pi / 2),
+    6: (False, math.pi / 2),
+    7: (True, math.pi / 2),
+    8: (False, -math.pi / 2),
+}
 
 
 @dataclass(frozen=True)
@@ -101,10 +110,13 @@ def set_render_size(scene: bpy.types.Scene, size: tuple[int, int], pixel_aspect:
     render.pixel_aspect_x, render.pixel_aspect_y = max(1.0, pixel_aspect), max(1.0, 1.0 / pixel_aspect)
 
 
-def set_background(camera: bpy.types.Object, path: Path, orientation: int = 1) -> None:
+def set_background(
+    scene: bpy.types.Scene, camera: bpy.types.Object, path: Path, orientation: int, size: tuple[int, int]
+) -> None:
     """Show the picture behind the camera, half transparent, in place of an earlier one of ours.
 
-    `orientation` is the picture's EXIF orientation: Blender ignores it, so the background is turned instead.
+    `orientation` is the picture's EXIF orientation: Blender ignores it, so the background is turned instead. `size` is
+    (width, height) as displayed.
     """
     data = camera.data
     image = bpy.data.images.load(str(path), check_existing=True)
@@ -115,7 +127,19 @@ def set_background(camera: bpy.types.Object, path: Path, orientation: int = 1) -
     background.alpha = 0.5
     background.display_depth = "BACK"
     background.frame_method = "FIT"
-    background.rotation = _EXIF_ROTATION.get(orientation, 0.0)
-    background.use_flip_x = orientation == 2
-    background.use_flip_y = orientation == 4
+    background.use_flip_x, background.rotation = _EXIF_TURN.get(orientation, (False, 0.0))
+    background.use_flip_y = False
+    background.scale = turned_scale(scene, size) if orientation >= 5 else 1.0
     data.show_background_images = True
+
+
+def turned_scale(scene: bpy.types.Scene, size: tuple[int, int]) -> float:
+    """How much larger a background turned by a quarter must be: Blender fits it into the frame before it turns it.
+
+    `size` is (width, height) of the picture as displayed.
+    """
+    render = scene.render
+    frame = (render.resolution_x * render.pixel_aspect_x) / (render.resolution_y * render.pixel_aspect_y)
+    picture = size[0] / size[1]
+    # In units of the frame's height: the picture's width when it fits, and its stored height when that fits.
+    return min(frame, picture) / min(frame * picture, 1.0)

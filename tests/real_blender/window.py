@@ -33,14 +33,26 @@ def drive(version: str, folder: Path, archive: Path, photo: Path = PHOTO) -> dic
 
     archive: the extension's zip. Returns what the driver saw, with everything that was printed under `printed`.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    clear(folder)
     Image.new("RGB", (320, 240), (200, 120, 60)).save(folder / "picture.png")
     shutil.copy(photo, folder / photo.name)
-    plan = {"zip": str(archive), "python": sys.executable, "photo": str(folder / photo.name)}
-    (folder / "plan.json").write_text(json.dumps(plan))
+    return run_script(version, folder, archive, "drive_window.py", {"photo": str(folder / photo.name)})
+
+
+def clear(folder: Path) -> None:
+    """Make `folder` anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def run_script(version: str, folder: Path, archive: Path, script: str, plan: dict) -> dict:
+    """Run a script of this folder in the window of Blender `version`; returns its ``seen.json`` and what was printed.
+
+    `plan`, the zip and the backend's interpreter go to the script in ``plan.json`` in `folder`.
+    """
+    (folder / "plan.json").write_text(json.dumps({"zip": str(archive), "python": sys.executable, **plan}))
     scripts = build.ROOT / "tests"
-    arguments = ["--python", str(scripts / "real_blender" / "drive_window.py"), "--", str(folder)]
+    arguments = ["--python", str(scripts / "real_blender" / script), "--", str(folder)]
     # The backend's Python and the one it was made from: Blender starts it from in there.
     shown = [scripts, archive.parent, folder, Path(sys.prefix), Path(sys.base_prefix)]
     before = os.environ.get("MAQUETTE_EXTRA_SYSTEMS")
