@@ -285,7 +285,7 @@ class StructureFlow(Stage):
     def export(self, loop: TrainingLoop) -> None:
         super().export(loop)
         mean, std = self.train_set.normalization
-        path = MINI_WEIGHTS / "pipeline.json"
+        path = (self.request.export_to or MINI_WEIGHTS) / "pipeline.json"
         pipeline = json.loads(path.read_text()) if path.exists() else {}
         pipeline["structure_normalization"] = {"mean": mean.tolist(), "std": std.tolist()}
         path.write_text(json.dumps(pipeline, indent=2) + "\n")
