@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 
 import numpy as np
@@ -33,7 +34,13 @@ def stripes(points: np.ndarray) -> np.ndarray:
 
 def photo(camera: np.ndarray, background: tuple[int, int, int] = (0, 255, 0)) -> np.ndarray:
     """The striped sphere [SIZE,SIZE,4] uint8 as `camera` sees it; its background is loud but transparent."""
-    fine = trimesh.creation.icosphere(6, 0.5)
+    return photo_of(camera.tobytes(), background).copy()
+
+
+@functools.cache
+def photo_of(matrix: bytes, background: tuple[int, int, int]) -> np.ndarray:
+    camera = np.frombuffer(matrix).reshape(4, 4)
+    fine = trimesh.creation.icosphere(5, 0.5)
     colors = np.concatenate([np.rint(stripes(np.asarray(fine.vertices)) * 255), np.full((len(fine.vertices), 1), 255)],
                             axis=1).astype(np.uint8)  # fmt: skip
     mesh = MeshData(np.asarray(fine.vertices, np.float32), np.asarray(fine.faces, np.int32), colors=colors)

@@ -8,10 +8,11 @@ the photo shows nearby, or the nearest seen colours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
+from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 
 from backend.contract.frames import project
@@ -30,7 +31,9 @@ GRAZING, FACING = 0.05, 0.25  # cosines to the view ray between which the photo'
 OPAQUE = 0.9  # alpha from which a pixel shows the object and nothing of its background
 ERODED = 0.002  # share of the photo's side whose colours at the mask's rim are not used (at least a pixel): mixed ones
 REACH = 0.01  # share of the photo's side that the colours inside are carried over the eroded rim: meshes overshoot
+SOFTNESS = 0.01  # share of the photo's side over which it is blurred before its colours spread to hidden surface
 NEIGHBOURS = 8
+SMOOTHING_ROUNDS = 40  # of the spread colours over the mesh: no steps where the nearest seen place changes
 FADE = 0.1  # object units over which the photo's correction of the base colours dies away
 SYMMETRIC_SHARE = 0.9  # of the vertices must have a mirrored partner
 PARTNER_DISTANCE = 0.02  # object units
@@ -110,7 +113,7 @@ def textured_mesh(
     view = photo_projection(vertices, faces, rgba, world_to_camera, intrinsics)
     normals = vertex_normals(vertices, faces)
     mirror = is_symmetric(vertices)
-    hidden_colors = base_colors(vertices, normals, view, base, mirror)
+    hidden_colors = base_colors(vertices, faces, normals, view, base, mirror)
     points = texels.interpolate(faces, vertices)
     texel_normals = texels.interpolate(faces, normals)
     texel_normals /= np.maximum(np.linalg.norm(texel_normals, axis=1, keepdims=True), 1e-9)
@@ -139,11 +142,18 @@ def seen_colors(
 
 
 def base_colors(
-    vertices: np.ndarray, normals: np.ndarray, view: PhotoProjection, base: np.ndarray | None, mirror: bool
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    normals: np.ndarray,
+    view: PhotoProjection,
+    base: np.ndarray | None,
+    mirror: bool,
 ) -> np.ndarray:
     """Colours [V,3] for what no photo shows: `base` [V,3] with the photo's correction nearby, else the colours seen
-    nearest."""
-    shown, weight = seen_colors(vertices.astype(np.float32), normals, view, mirror)
+    nearest, both without the photo's noise and without steps."""
+    blur = SOFTNESS * max(view.colors.shape[:2])
+    soft = replace(view, colors=ndimage.gaussian_filter(view.colors, (blur, blur, 0.0)))
+    shown, weight = seen_colors(vertices.astype(np.float32), normals, soft, mirror)
     known = weight > 0.5
     if not known.any():
         return np.tile(PLAIN, (len(vertices), 1)) if base is None else np.asarray(base, np.float64)
@@ -153,9 +163,24 @@ def base_colors(
     distance, index = distance.reshape(-1, count), index.reshape(-1, count)
     near = 1.0 / (distance + 1e-3)
     spread = (values[index] * (near / near.sum(axis=1, keepdims=True))[..., None]).sum(axis=1)
+    spread = _smooth(spread, faces, ~known)
     if base is None:
         return spread
     return (base + spread * np.exp(-distance[:, :1] / FADE)).clip(0, 1)
+
+
+def _smooth(values: np.ndarray, faces: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """Values [V,C] where the `free` [V] vertices moved towards the mean of their neighbours, many times."""
+    edges = np.concatenate([faces[:, [0, 1, 2]].ravel(), faces[:, [1, 2, 0]].ravel()])
+    others = np.concatenate([faces[:, [1, 2, 0]].ravel(), faces[:, [0, 1, 2]].ravel()])
+    graph = csr_matrix((np.ones(len(edges)), (edges, others)), shape=(len(values), len(values)))
+    degree = np.asarray(graph.sum(axis=1)).ravel()
+    rows = np.flatnonzero(free & (degree > 0))
+    graph, degree = graph[rows], degree[rows, None]
+    smooth = values.copy()
+    for _ in range(SMOOTHING_ROUNDS):
+        smooth[rows] = graph @ smooth / degree
+    return smooth
 
 
 def is_symmetric(vertices: np.ndarray) -> bool:
