@@ -89,8 +89,8 @@ class SparseGroupNorm(nn.GroupNorm):
     def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
         """Features [L,C] -> [L,C]."""
         parts = []
-        for rows in x.layout:
-            values = x.feats[rows].float().view(rows.stop - rows.start, self.num_groups, -1)
+        for item in x.feats.split(x.lengths):  # a split, not slices: their gradients would each fill the whole tensor
+            values = item.float().view(len(item), self.num_groups, -1)
             if not len(values):
                 parts.append(values.flatten(1))
                 continue

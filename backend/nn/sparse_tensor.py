@@ -94,7 +94,7 @@ class SparseTensor:
 
     def items(self) -> list[tuple[Tensor, Tensor]]:
         """(coords [L_b,3], feats [L_b,...]) of each batch item."""
-        return [(self.coords[rows, 1:], self.feats[rows]) for rows in self.layout]
+        return list(zip(self.coords[:, 1:].split(self.lengths), self.feats.split(self.lengths), strict=True))
 
     def spread(self, values: Tensor) -> Tensor:
         """One row a batch item [B,C] -> one row a voxel [L,C] ([1,C] when the batch has one item, to broadcast)."""

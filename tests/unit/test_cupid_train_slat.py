@@ -273,3 +273,13 @@ def test_a_stage_without_its_predecessor_says_so(data: Path, tmp_path: Path, mon
     give_image_encoder(tmp_path / "weights", "one")
     with pytest.raises(MaquetteError, match="slat_enc"):
         train.train(asked("slat_flow", data, tmp_path, "one"))
+
+
+def test_an_image_encoder_of_another_width_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "one.json").write_text(json.dumps(configuration(64, 24)))
+    monkeypatch.setattr(train, "CONFIGS", tmp_path)
+    give_image_encoder(tmp_path / "weights", "one")
+    with pytest.raises(MaquetteError, match="24 channels"):
+        train.train(asked("slat_vae", data, tmp_path, "one"))

@@ -86,11 +86,16 @@ class SLatMeshDecoder(SparseTrunk):
         if hasattr(self, "upsample"):
             convert_torso(self.upsample, dtype)
 
-    def cubes(self, z: SparseTensor) -> SparseTensor:
-        """Cube features [64L,101] (53 without colour) on the 4x grid, before extraction."""
+    def fine(self, z: SparseTensor) -> SparseTensor:
+        """Features [64L,C/8] on the 4x grid, before the output layer."""
         h = self.trunk(z)
         for block in self.upsample:
             h = block(h)
+        return h
+
+    def cubes(self, z: SparseTensor) -> SparseTensor:
+        """Cube features [64L,101] (53 without colour) on the 4x grid, before extraction."""
+        h = self.fine(z)
         return h.replace(self.out_layer(h.feats.float()))
 
     def extract(self, cubes: SparseTensor, training: bool = False) -> list[DualMesh]:

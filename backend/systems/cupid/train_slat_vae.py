@@ -137,6 +137,12 @@ class SLatVae(Stage):
         self.images = None
         if entry["in_channels"] != SURFACE_CHANNELS:
             self.images = frozen(request, "image_encoder")
+            if self.images.channels != entry["in_channels"]:
+                raise MaquetteError(
+                    "bad_input",
+                    f"The SLat encoder reads {entry['in_channels']} channels and the image encoder answers "
+                    f"{self.images.channels}; export an image encoder of that width first.",
+                )
         logger.info("%d objects for training, %d for validation", len(self.objects), len(self.held_out))
 
     def features(self, objects: SurfaceSet, index: int, surface: Surface, coords: np.ndarray) -> Tensor:
@@ -224,14 +230,14 @@ def random_window(coords: np.ndarray, resolution: int, random: np.random.Generat
 
 def mesh_losses(decoder: SLatMeshDecoder, latent: SparseTensor, batch: Batch) -> dict[str, Tensor]:
     """Distance (voxels, weighted towards the surface), colour and normal errors, and the share of right signs."""
-    cubes = decoder.cubes(latent)
+    fine = decoder.fine(latent)  # the output layer is as wide as everything before it: only where there are targets
     sums: dict[str, list[Tensor]] = {"distance": [], "color": [], "normal": [], "sign": []}
-    for rows, surface, (coords, feats) in zip(batch.rows, batch.surfaces, cubes.items(), strict=True):
-        chosen = (rows[:, None] * 64 + np.arange(64)).reshape(-1)
-        places = coords[torch.from_numpy(chosen).to(coords.device)].cpu().numpy().astype(np.int64)
+    for rows, surface, (coords, feats) in zip(batch.rows, batch.surfaces, fine.items(), strict=True):
+        chosen = torch.from_numpy((rows[:, None] * 64 + np.arange(64)).reshape(-1)).to(feats.device)
+        places = coords[chosen].cpu().numpy().astype(np.int64)
         wanted = slat_data.cube_targets(surface, places, decoder.grid_resolution)
         distance, attributes = (torch.from_numpy(x).float().to(feats.device) for x in wanted)
-        said = feats[torch.from_numpy(chosen).to(feats.device)].float()
+        said = decoder.out_layer(feats.index_select(0, chosen).float()).float()
         field = said[:, :8] - 1.0 / decoder.grid_resolution
         near = torch.exp(-(3 * distance).square())
         sums["distance"].append(((1 + 4 * near) * (field - distance).abs()).mean())
