@@ -110,6 +110,7 @@ class Stage:
 
     batch = 16
     rate = 2e-3
+    warmup = 200
     bf16_on_cpu = False
     muon = False
     most_workers = 1
@@ -366,6 +367,7 @@ def train(request: TrainRequest) -> dict[str, float]:
         seed=request.seed,
         bf16=stage.bf16_on_cpu or stage.device.type != "cpu",
         muon=stage.muon,
+        warmup=stage.warmup,
         workers=stage.workers,
     )
     loop = TrainingLoop(stage.module, folder, settings, stage.device)

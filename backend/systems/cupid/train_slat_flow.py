@@ -129,10 +129,11 @@ class ViewSet:
 class SLatFlow(Stage):
     """Rectified flow of the structured latent."""
 
-    batch = 4
-    rate = 1e-3
+    batch = 3
+    rate = 2e-3
     bf16_on_cpu = True
     muon = True
+    warmup = 50
     parts = {"slat_flow": ""}
 
     def __init__(self, request: TrainRequest) -> None:

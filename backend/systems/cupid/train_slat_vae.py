@@ -122,9 +122,10 @@ class SLatVae(Stage):
     """Encoder and decoders of stage 2 on windows of random objects."""
 
     batch = 4
-    rate = 2e-3
+    rate = 3e-3
     bf16_on_cpu = True
     muon = True
+    warmup = 50
     parts = {"slat_enc": "encoder", "slat_dec_mesh": "mesh", "slat_dec_gs": "gaussian"}
 
     def __init__(self, request: TrainRequest) -> None:
