@@ -3,79 +3,25 @@
 Usage: ``blender --python drive_window.py -- FOLDER``. FOLDER holds ``plan.json`` (`zip`, `python`: the backend's
 interpreter, `photo`) and ``picture.png``; it receives screenshots, the backend's data and ``seen.json``. Two results
 are made: one of the tests' own engine (a cube, at once), one of CUPID mini from the photo, seen through the scene's
-camera. Blender quits by itself. A timer drives the steps, as a person would one after the other.
+camera. Blender quits by itself.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import addon_utils
 import bpy
 
-FOLDER = Path(sys.argv[-1])
-PLAN = json.loads((FOLDER / "plan.json").read_text())
-TESTS = Path(__file__).resolve().parents[1]
-MODULE = "bl_ext.user_default.maquette"
-TICK = 0.05  # seconds between two steps: 20 a second, fine enough to see the event loop stall
+sys.path.insert(0, str(Path(__file__).parent))
+import driving  # noqa: E402  (Blender runs this file as a script, so its folder has to be named first)
+from driving import FOLDER, MODULE, PLAN, addon, screenshot, seen, view_area, wait, window  # noqa: E402
+
 JOB_SECONDS = 150.0  # CUPID mini on two busy cores, with torch to be imported first, was seen to take 40 s
-
-seen: dict = {"version": bpy.app.version_string, "ticks": 0, "longest_gap": 0.0, "jobs": {}}
-
-
-def addon(name: str):
-    """A module of the installed extension."""
-    return sys.modules[f"{MODULE}.blender_addon.{name}"]
-
-
-def window() -> bpy.types.Window:
-    """The first window; a timer's own context has none."""
-    return bpy.context.window_manager.windows[0]
-
-
-def view_area() -> bpy.types.Area:
-    """The 3D view of the first window."""
-    return next(area for area in window().screen.areas if area.type == "VIEW_3D")
-
-
-def screenshot(name: str) -> None:
-    """Keep a picture of the whole screen, as a person sees it."""
-    subprocess.run(["import", "-window", "root", str(FOLDER / name)], check=True)
-
-
-def wait(seconds: float, until: Callable[[], object] = lambda: False) -> Iterator[None]:
-    """Let Blender run for a while, or `until` something holds; the longest pause between two ticks is kept."""
-    before = time.monotonic()
-    end = before + seconds
-    while before < end and not until():
-        yield
-        now = time.monotonic()
-        seen["ticks"] += 1
-        seen["longest_gap"] = max(seen["longest_gap"], now - before)
-        before = now
-
-
-def press_generate(picture: Path, engine: str) -> Callable[[], object]:
-    """Fill in the Create panel and press its button; returns a function that gives the job as it stands."""
-    settings = window().scene.maquette_create
-    settings.image, settings.engine = str(picture), engine
-    with bpy.context.temp_override(window=window()):
-        bpy.ops.maquette.generate()
-    store = addon("runtime.session").get().store
-    job_id = store.all()[0].job_id
-    return lambda: store.get(job_id)
-
-
-def ended(job: Callable[[], object]) -> Callable[[], bool]:
-    """Whether the job stands in the scene or will never do."""
-    return lambda: job().applied > 0 or job().state in ("failed", "cancelled")
 
 
 def generate(picture: Path, engine: str, during: Callable[[Callable[[], object]], Iterator[None]]) -> Iterator[None]:
@@ -84,9 +30,9 @@ def generate(picture: Path, engine: str, during: Callable[[Callable[[], object]]
     before = {thing.name for thing in window().scene.objects}
     pump.tick_seconds.clear()
     started = time.monotonic()
-    job = press_generate(picture, engine)
+    job = driving.press_generate(picture, engine)
     yield from during(job)
-    yield from wait(JOB_SECONDS, until=ended(job))
+    yield from wait(JOB_SECONDS, until=driving.ended(job))
     yield from wait(0.5)  # the ticks right after the object came
     held = sorted(pump.tick_seconds)
     seen["jobs"][engine] = {
@@ -103,12 +49,8 @@ def generate(picture: Path, engine: str, during: Callable[[Callable[[], object]]
 
 def running_screenshot(job: Callable[[], object]) -> Iterator[None]:
     """A screenshot of the job list while the sampler is at work."""
-
-    def sampling() -> bool:
-        return job().stage == "sample_structure" and job().fraction > 0.3
-
-    yield from wait(JOB_SECONDS, until=lambda: ended(job)() or sampling())
-    yield from wait(0.3)  # the sidebar is drawn in between
+    yield from wait(JOB_SECONDS, until=lambda: driving.ended(job)() or job().stage == "sample_structure")
+    yield from wait(0.6)  # some steps, and the sidebar is drawn
     screenshot("generate.png")
 
 
@@ -119,8 +61,7 @@ def nothing(job: Callable[[], object]) -> Iterator[None]:
 
 def look_through_the_camera() -> None:
     """See the result as the photo does, with its colours: Numpad 0, and texture or vertex colours in the solid view."""
-    area = view_area()
-    space = area.spaces.active
+    space = view_area().spaces.active
     made = next(thing for thing in window().scene.objects if thing.type == "MESH")
     space.shading.color_type = "TEXTURE" if made.data.uv_layers else "VERTEX"
     space.region_3d.view_perspective = "CAMERA"
@@ -128,18 +69,11 @@ def look_through_the_camera() -> None:
     space.region_3d.view_camera_offset = (0.12, 0.0)
 
 
-def set_up() -> None:
-    """What differs from a person's Blender: the interpreter is there already, and the tests' engine is known."""
-    (Path(sys.modules[MODULE].__file__).parent / "tests").symlink_to(TESTS)
-    preferences = bpy.context.preferences.addons[MODULE].preferences
-    preferences.backend_python, preferences.data_folder = PLAN["python"], str(FOLDER / "data")
-    addon("properties").set_engines([("cube", "Cube", "")])
-
-
 def steps() -> Iterator[None]:
     """What a person does, in order."""
     yield
-    bpy.ops.extensions.package_install_files(filepath=PLAN["zip"], repo="user_default", enable_on_install=True)
+    seen["jobs"] = {}
+    driving.install()
     seen["loaded"] = list(addon_utils.check(MODULE))
     area = view_area()
     area.spaces.active.show_region_ui = True
@@ -151,13 +85,13 @@ def steps() -> Iterator[None]:
     yield from wait(3.0)
     screenshot("sidebar.png")
     seen["engine"] = window().scene.maquette_create.engine
-    set_up()
+    driving.set_up()
     yield from generate(FOLDER / "picture.png", "cube", nothing)
     screenshot("cube.png")
     for thing in [thing for thing in window().scene.objects if thing.type == "MESH"]:
         bpy.data.objects.remove(thing)
     addon("runtime.session").get().forget(addon("runtime.session").get().store.all()[0].job_id)
-    # Blender's own folder, because its path can be read on the screenshots.
+    # In a folder of Blender's own, because its path can be read on the screenshots.
     photo = Path(bpy.app.tempdir).with_name("Pictures") / Path(PLAN["photo"]).name
     photo.parent.mkdir(exist_ok=True)
     shutil.copy(PLAN["photo"], photo)
@@ -174,20 +108,4 @@ def steps() -> Iterator[None]:
     yield from wait(1.0)
 
 
-def drive(running: Iterator[None]) -> float | None:
-    """The timer's function: one step a tick; at the end write what was seen and quit."""
-    try:
-        next(running)
-        return TICK
-    except StopIteration:
-        seen["finished"] = True
-    except Exception:  # the border of this script: a failure must reach the test, not Blender's console
-        seen["failure"] = traceback.format_exc()
-    (FOLDER / "seen.json").write_text(json.dumps(seen))
-    bpy.ops.wm.quit_blender()
-    return None
-
-
-bpy.context.preferences.view.show_splash = False
-running = steps()
-bpy.app.timers.register(lambda: drive(running), first_interval=1.0)
+driving.run(steps)

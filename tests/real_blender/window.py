@@ -25,7 +25,7 @@ from tests.real_blender import debian_blender
 PHOTO = Path(__file__).parent / "bedside_table.png"
 PICTURES = ("sidebar.png", "generate.png", "result.png")
 SCREEN = "1400x900"
-TIMEOUT = 400.0  # seconds: the start of Blender, two jobs, and the patience that the driver has with each
+TIMEOUT = 300.0  # seconds: the start of Blender, the jobs, and the patience that the driver has with each
 
 
 def drive(version: str, folder: Path, archive: Path, photo: Path = PHOTO) -> dict:
