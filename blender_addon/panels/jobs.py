@@ -74,8 +74,8 @@ def _draw_actions(column: bpy.types.UILayout, record: JobRecord) -> None:
 
 def progress_text(record: JobRecord) -> str:
     """What the bar says: the stage by name, or what the job waits for."""
-    if record.message == "Cancelling":
-        return "Cancelling"
+    if record.message == session.CANCELLING:
+        return record.message
     if record.state == "sending":
         return "Sending"
     if record.state == "queued":

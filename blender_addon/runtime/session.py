@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 BLENDER_RUN = uuid.uuid4().hex
 """Names this run of Blender in a job's intent, so that a `session_uid` of another run is never taken for ours."""
 
+CANCELLING = "Cancelling"  # what a job says from the press on Cancel to its end
 PREVIEW = "preview.png"  # the file in a job's folder that shows the work so far
 MOST_THUMBNAILS = 50  # of earlier jobs; the list shows fewer
 LOST = Failure("internal", "The backend stopped while it worked on this. Press Retry.", next_step="retry")
@@ -169,7 +170,7 @@ class Session:
             self.store.update(job_id, state="cancelled", failure=None)
         if self._connection is not None:
             self._connection.send(wire.CancelJob(job_id))
-            self.store.update(job_id, message="Cancelling")
+            self.store.update(job_id, message=CANCELLING)
 
     def forget(self, job_id: str) -> None:
         """Remove a finished job and its files."""
@@ -384,7 +385,9 @@ class Session:
             path = self.store.artifact_path(event.job_id, PREVIEW)
             self._connection.send(wire.FetchPreview(event.job_id, event.artifact.sha256, path))
         elif event.kind == "message":
-            self.store.update(event.job_id, message=event.message)
+            said = record.message if record.message != CANCELLING else ""
+            if event.message not in said:  # a result may have several things to say: cut out, camera uncertain
+                self.store.update(event.job_id, message=f"{said} {event.message}".strip())
         elif event.kind == "done":
             self.store.update(event.job_id, state="done", fraction=1.0, stage="")
             self._connection.send(wire.FetchJob(event.job_id, self.store.folder(event.job_id)))

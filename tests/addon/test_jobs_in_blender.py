@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
+import time
+import uuid
 
 import bpy
 import numpy as np
@@ -167,6 +170,42 @@ def test_progress_is_not_written_to_the_disk(blender, generate, monkeypatch):
     monkeypatch.setattr(store, "_write", lambda record: (written.append(record.state), write(record)))
     generate(steps=40)
     assert len(written) < 12 and "done" in written  # a job of 40 steps wrote more than 40 times before
+
+
+def test_backend_killed_between_done_and_apply(blender, generate):
+    bpy.context.view_layer.objects.active = bpy.data.objects["Cube"]
+    bpy.ops.object.mode_set(mode="EDIT")
+    job_id = generate(wait=False)
+    current = blender.session.get()
+    pump_until(lambda: current.store.get(job_id).waiting)
+    os.kill(current.process.pid, signal.SIGKILL)
+    pump_until(lambda: not current.process.answering)
+    assert current.store.get(job_id).state == "done"
+    bpy.ops.object.mode_set(mode="OBJECT")
+    pump_until(lambda: current.store.get(job_id).applied)
+    assert len(made_objects()) == 1
+    pump_until(lambda: current.process.answering)  # comes back by itself; the next test meets a live one
+
+
+def test_two_blenders_at_once_work_beside_each_other(blender, generate):
+    first = generate()
+    wanted = blender.session.get().store.get(first)
+    other = blender.session.Session(lambda record: "")
+    try:
+        store = other.open_folder()
+        assert store.root.parent.name == "data-2" and store.all() == []
+        record = dataclasses.replace(wanted, job_id=uuid.uuid4().hex, state="sending", downloaded=False, applied=0)
+        other.submit(record)
+        end = time.monotonic() + 30.0
+        while not store.get(record.job_id).downloaded and time.monotonic() < end:
+            other.advance(time.perf_counter() + 0.01)
+            module("runtime.pump").tick()
+            time.sleep(0.02)
+        assert store.artifact_path(record.job_id, "asset.mesh").is_file()
+        assert other.process.port != blender.session.get().process.port
+        assert [item.job_id for item in blender.session.get().store.all()] == [first]
+    finally:
+        other.close()
 
 
 def test_cancel_reaches_the_worker(blender, generate):

@@ -92,6 +92,22 @@ def test_exif_rotation_is_undone():
     assert picture.rgba[0, 15, 0] < 40 < 200 < picture.rgba[39, 15, 0]
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_stands_upright(orientation):
+    upright = np.zeros((30, 40, 3), np.uint8)
+    upright[:15, :20] = 255  # white above to the left, nothing elsewhere
+    # How a camera stores it (EXIF 2.3, tag 0x0112): turned, mirrored or both.
+    stored = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright), 7: np.rot90(upright, 2).transpose(1, 0, 2), 8: np.rot90(upright, -1),
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = decode_image(encode(Image.fromarray(np.ascontiguousarray(stored)), exif=exif))
+    assert picture.size == (40, 30)
+    assert (picture.rgba[..., :3] == upright).all()
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "1"])
 def test_twenty_thousand_pixels_are_shrunk_while_loading(mode):
     picture = decode_image(encode(Image.new(mode, (20000, 400), 1)))
