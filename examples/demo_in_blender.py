@@ -31,6 +31,7 @@ import addon_utils
 MODULE = "bl_ext.user_default.maquette"
 SPACING = 3.0  # metres between two objects of one metre
 PATIENCE = 600.0  # seconds for one object; more means that something hangs
+RESTART_PATIENCE = 40.0  # the extension starts a backend that crashed again, the third time after 30 seconds
 TICK = 0.02
 RENDER_SIZE = ("resolution_x", "resolution_y", "pixel_aspect_x", "pixel_aspect_y")  # what the extension sets
 TURNTABLE_VIEWS = 8
@@ -85,6 +86,7 @@ def empty_scene() -> bpy.types.Scene:
     sky = next(node for node in world.node_tree.nodes if node.type == "BACKGROUND")
     sky.inputs["Color"].default_value, sky.inputs["Strength"].default_value = (1.0, 1.0, 1.0, 1.0), 1.0
     scene.render.engine = "CYCLES"
+    scene.cycles.use_denoising = False  # plain white light has hardly any noise, and some Blenders lack the denoiser
     scene.render.film_transparent = True
     scene.view_settings.view_transform = "Standard"
     return scene
@@ -132,15 +134,16 @@ def wait_until(
     record: Callable[[], Any], session: Any, tick: Callable[[], object], crashed: object, name: str
 ) -> None:
     """Let the extension work, as its timer would in a window, until the result was applied. Errors: DemoError."""
-    end = time.monotonic() + PATIENCE
+    end, alive = time.monotonic() + PATIENCE, time.monotonic()
     while not record().applied:
         tick()
         now = record()
+        alive = time.monotonic() if session.process.state is not crashed else alive
         if now.state in ("failed", "cancelled"):
             raise DemoError(f"{name}: {now.failure.message if now.failure else 'the job was cancelled.'}")
         if now.waiting:
             raise DemoError(f"{name}: {now.waiting}")
-        if session.process.state is crashed:
+        if time.monotonic() - alive > RESTART_PATIENCE:
             raise DemoError(f"{session.process.message} {session.process.log_tail(3)}")
         if time.monotonic() > end:
             raise DemoError(f"{name}: no result after {PATIENCE:.0f} seconds; the backend's log says how far it came.")
