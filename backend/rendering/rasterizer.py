@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 NEAR = 1e-3  # object units; anything closer than this to the camera plane is not drawn
-CHUNK = 1_500_000  # candidate pixels handled at once: about 150 MB of float64 scratch
+CHUNK = 300_000  # candidate pixels handled at once: arrays below 32 MB, which the allocator keeps for the next chunk
 
 
 @dataclass(frozen=True)
