@@ -77,7 +77,7 @@ def progress_text(record: JobRecord) -> str:
     if record.message == session.CANCELLING:
         return record.message
     if record.state == "sending":
-        return "Sending"
+        return "Preparing"  # the backend may have to be started first
     if record.state == "queued":
         return f"Waiting, place {record.position}" if record.position else "Waiting"
     return record.stage.replace("_", " ").capitalize() or "Starting"

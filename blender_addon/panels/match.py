@@ -20,8 +20,7 @@ class MAQUETTE_PT_match(widgets.SidebarPanel, bpy.types.Panel):
         column.use_property_decorate = False
         column.row().prop(settings, "move", expand=True)
         if settings.move == "OBJECT":
-            name = context.scene.camera.name if context.scene.camera else "none: add a camera"
-            column.label(text=f"Camera: {name}", icon="CAMERA_DATA")
+            column.prop(context.scene, "camera")
         else:
             column.row().prop(settings, "focal_mode", expand=True)
             if settings.focal_mode == "LOCKED":
