@@ -167,7 +167,7 @@ def write_object(picture: DemoPicture, told: dict[str, Any], cold: bool, work: P
 
 
 def summary(version: str, objects: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The report: the slowest warm object is held against the target; memory is the greatest of all objects."""
+    """The report: the slowest warm object (None without one) against the target; the greatest memory of all objects."""
     warm = [entry["total_seconds"] for entry in objects if entry["backend"] == "warm"]
     processes = objects[0]["peak_mib"]
     peaks = {name: [entry["peak_mib"][name] for entry in objects if entry["peak_mib"][name]] for name in processes}
@@ -176,7 +176,7 @@ def summary(version: str, objects: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "cold_seconds": next(entry["total_seconds"] for entry in objects if entry["backend"] == "cold"),
         "warm_seconds": max(warm) if warm else None,
         "warm_seconds_target": WARM_TARGET,
-        "within_target": bool(warm) and max(warm) <= WARM_TARGET,
+        "within_target": max(warm) <= WARM_TARGET if warm else None,
         "peak_mib": {name: max(values) if values else None for name, values in peaks.items()},
         "objects": list(objects),
     }
@@ -211,10 +211,10 @@ def log_report(report: dict[str, Any], out: Path) -> None:
         )  # fmt: skip
     peaks = ", ".join(f"{name} {value:.0f} MiB" for name, value in report["peak_mib"].items() if value)
     log.info("\nPeak memory: %s.", peaks or "this system does not tell")
-    if not report["within_target"]:
+    if report["within_target"] is False:
         log.warning(
             "With a warm backend the slowest object took %.1f seconds; the target on two idle cores is %.0f.",
-            report["warm_seconds"] or 0.0, WARM_TARGET,
+            report["warm_seconds"], WARM_TARGET,
         )  # fmt: skip
     log.info("Open %s in Blender; everything else is beside it.", out / "demo.blend")
 

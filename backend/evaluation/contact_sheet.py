@@ -83,12 +83,12 @@ def contact_sheet(results: Sequence[Result], entries: Sequence[dict[str, Any]], 
     for column in range(columns):
         for place, heading in enumerate(HEADINGS):
             x = MARGIN + column * (cell + MARGIN) + place * (PANEL + GAP)
-            draw.text((x, top - CAPTION - 4), heading, FAINT, font(11))
+            draw.text((x, top - CAPTION - 4), heading, FAINT, font(12))
     for index, (result, entry) in enumerate(zip(results, entries, strict=False)):
         x, y = MARGIN + index % columns * (cell + MARGIN), top + index // columns * pitch
         for place, panel in enumerate(panels(result)):
             sheet.paste(panel, (x + place * (PANEL + GAP), y))
-        draw.text((x, y + PANEL + 2), caption(entry), FAINT, font(11))
+        draw.text((x, y + PANEL + 2), caption(entry), FAINT, font(12))
     return sheet
 
 

@@ -89,6 +89,19 @@ def processes_below(folder: Path) -> list[str]:
     return found
 
 
+def test_the_slowest_warm_object_is_held_against_the_target():
+    def entry(backend: str, seconds: float) -> dict:
+        peaks = {"blender": seconds, "backend": None, "worker": 500.0}
+        return {"backend": backend, "total_seconds": seconds, "peak_mib": peaks}
+
+    entries = [entry("cold", 50.0), entry("warm", 12.0), entry("warm", 19.0)]
+    report = demo.summary("4.5", entries)
+    assert (report["cold_seconds"], report["warm_seconds"], report["within_target"]) == (50.0, 19.0, True)
+    assert report["peak_mib"] == {"blender": 50.0, "backend": None, "worker": 500.0}
+    assert demo.summary("4.5", [*entries, entry("warm", 20.5)])["within_target"] is False
+    assert demo.summary("4.5", entries[:1])["within_target"] is None
+
+
 def test_a_failure_is_one_sentence(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]):
     line = 'print("MAQUETTE " + json.dumps({"event": "failed", "text": "barrel: No object took shape."})); sys.exit(1)'
     arguments = ["--zip", "any.zip", "--out", str(out), "--blender", pretended_blender(tmp_path, line)]
