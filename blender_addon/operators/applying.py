@@ -42,11 +42,15 @@ def read_ahead(record: JobRecord) -> bool:
     """Have the disk thread read the result; whether it is there by now. Errors: `MaquetteError` when it is damaged."""
     current = session.get()
     if record.job_id not in current.results:
-        current.results[record.job_id] = current.disk.submit(load_result, current.store, record)
-    if not current.results[record.job_id].done():
+        current.results[record.job_id] = current.disk.submit(lambda: load_result(current.store, record))
+    task = current.results[record.job_id]
+    if not task.done():
         return False
-    if current.results[record.job_id].exception() is not None:
-        current.results.pop(record.job_id).result()
+    try:
+        task.result()
+    except MaquetteError:
+        current.results.pop(record.job_id)  # read again when the artist presses Apply
+        raise
     return True
 
 

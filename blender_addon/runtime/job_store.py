@@ -12,13 +12,13 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...backend.contract.errors import Failure
 from ...backend.contract.messages import Artifact, MessageError, from_json, to_json
+from .disk_thread import DiskThread
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +67,11 @@ class JobRecord:
 class JobStore:
     """All jobs, newest first. `revision` grows with every change, so that panels redraw only then.
 
-    `disk`: an executor of one thread that writes changes in their order, so that a slow disk never holds the caller;
-    None writes at once. New jobs are always written at once, because the artist must know when that fails.
+    `disk` writes changes in their order on its own thread, so that a slow disk never holds the caller; None writes at
+    once. New jobs are always written at once, because the artist must know when that fails.
     """
 
-    def __init__(self, root: Path, disk: Executor | None = None) -> None:
+    def __init__(self, root: Path, disk: DiskThread | None = None) -> None:
         self.root = root
         self._disk = disk
         self.revision = 0
@@ -151,7 +151,7 @@ class JobStore:
         if self._disk is None:
             _logged(task)
         else:
-            self._disk.submit(_logged, task)
+            self._disk.submit(lambda: _logged(task))
 
     def _write(self, record: JobRecord) -> None:
         folder = self.folder(record.job_id)

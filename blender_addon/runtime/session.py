@@ -5,13 +5,13 @@ Operators call its methods, panels read `snapshot`, the pump calls `advance` and
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from . import connection as wire
 from .backend_process import BackendProcess, State
 from .connection import Connection
 from .data_folder import DataFolder, claim_data_folder
+from .disk_thread import DiskThread, Task
 from .installer import OVERRIDE, Installer, InstallPlan, find_python
 from .job_store import JobRecord, JobStore
 from .thumbnails import Thumbnails
@@ -63,8 +64,8 @@ class Session:
 
     def __init__(self, apply: Callable[[JobRecord], str | None]) -> None:
         self._apply = apply
-        self.disk = ThreadPoolExecutor(1, "maquette-disk")
-        self._opening: Future[tuple[DataFolder, JobStore]] | None = None
+        self.disk = DiskThread()
+        self._opening: Task | None = None
         self._opened = False
         self.thumbnails = Thumbnails()
         self.process: BackendProcess | None = None
@@ -76,7 +77,7 @@ class Session:
         self._trouble: Failure | None = None
         self._install = ("", 0.0)
         self._last_sequence = 0
-        self.results: dict[str, Future[Any]] = {}
+        self.results: dict[str, Task] = {}
         """Results read ahead by `disk`, by job, until they are applied."""
         self._held: set[str] = set()
         self._snapshot: Snapshot | None = None
@@ -102,9 +103,10 @@ class Session:
         self._disconnect()
         if self.process is not None:
             self.process.stop_now()
-        self.disk.shutdown()
-        if self._folder is None and self._opening is not None and self._opening.exception() is None:
-            self._folder, _ = self._opening.result()
+        if self._opening is not None:
+            with contextlib.suppress(MaquetteError):
+                self._folder, _ = self._opening.result()
+        self.disk.close()
         if self._folder is not None:
             self._folder.release()
         self.thumbnails.close()
@@ -282,7 +284,8 @@ class Session:
 
     def _begin_opening(self) -> None:
         if self._opening is None:
-            self._opening = self.disk.submit(_open_folder, package.user_folder(), self.disk)
+            root = package.user_folder()
+            self._opening = self.disk.submit(lambda: _open_folder(root, self.disk))
 
     def _open_once(self) -> bool:
         """Show the jobs of earlier runs as soon as Blender is up; registration itself touches no disk."""
@@ -301,7 +304,7 @@ class Session:
     def _process_changed(self) -> None:
         if self.process.answering and self._connection is None:
             self._connection = Connection(self.process.port, self.process.token, self._last_sequence)
-            self._connection.open()
+            self.disk.submit(self._connection.open)  # a thread's start waits until it runs
         elif self.process.state in (State.CRASHED, State.STOPPED, State.STOPPING):
             self._disconnect()
             for record in self.store.all():
@@ -408,7 +411,7 @@ class Session:
             self.store.update(job_id, state="failed", failure=report.failure)
 
 
-def _open_folder(root: Path, disk: ThreadPoolExecutor) -> tuple[DataFolder, JobStore]:
+def _open_folder(root: Path, disk: DiskThread) -> tuple[DataFolder, JobStore]:
     """Claim the data folder below `root` and read its jobs. Runs on the disk thread. Errors: `MaquetteError`."""
     folder = claim_data_folder(root)
     store = JobStore(folder.path / "inbox", disk)

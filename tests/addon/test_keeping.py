@@ -43,6 +43,22 @@ def test_jobs_come_back_as_they_were(addon_enabled, tmp_path):
     assert (back.state, back.artifacts, back.failure, back.fraction) == ("failed", (artifact,), failure, 0.0)
 
 
+def test_changes_reach_the_disk_in_their_order(addon_enabled, tmp_path):
+    disk = module("runtime.disk_thread").DiskThread()
+    store = module("runtime.job_store").JobStore(tmp_path, disk)
+    store.put(record())
+    for seconds in range(50):
+        store.update(JOB, created=float(seconds))
+    store.put(record(job_id="b" * 32))
+    store.remove("b" * 32)
+    failing = disk.submit(lambda: 1 // 0)
+    disk.close()
+    assert open_store(tmp_path).get(JOB).created == 49.0
+    assert not (tmp_path / ("b" * 32)).exists()
+    with pytest.raises(ZeroDivisionError):  # kept for whoever asks, and the thread went on
+        failing.result()
+
+
 def test_a_damaged_job_is_left_alone_and_others_are_read(addon_enabled, tmp_path):
     store = open_store(tmp_path)
     store.put(record())
