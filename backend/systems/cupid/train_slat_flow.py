@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 CAMERA_NOISE = 0.02  # radians, share of the distance, and half of it of the picture
 EXPOSURE = 0.15
-MEASURED = 96  # objects that the normalisation is measured on
+MEASURED = 48  # objects that the normalisation is measured on
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class SLatFlow(Stage):
     def validate(self) -> dict[str, float]:
         generator = torch.Generator().manual_seed(1)
         losses = []
-        for _ in range(10):
+        for _ in range(6):
             losses.append(float(self._velocity_loss(self.held_out.draw(2, generator, False), generator, 0.0)))
         return {"loss": float(np.mean(losses))}
 

@@ -44,6 +44,7 @@ FEWEST = 24  # voxels: smaller windows are not worth a step
 SUPERVISED = 24  # voxels of a window whose cubes get targets: finding those takes longer than the network
 GAUSSIAN_WEIGHT = 0.2
 GROWN, DROPPED = 0.1, 0.02  # shares of voxels that differ from the surface's, as stage 1's do
+VALIDATED = 8  # whole validation objects
 SPLAT_SCALES = (0.35, 0.35, 0.06)  # voxels: flat along the normal
 SPLAT_OPACITY = 0.95
 
@@ -201,7 +202,7 @@ class SLatVae(Stage):
     def validate(self) -> dict[str, float]:
         sums: dict[str, float] = {}
         batches = 0
-        for batch in self.whole(12):
+        for batch in self.whole(VALIDATED):
             latent = self.module.encoder(batch.voxels)
             parts = mesh_losses(self.module.mesh, latent, batch)
             parts["latent_std"] = latent.feats.std()
