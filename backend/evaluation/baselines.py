@@ -18,8 +18,8 @@ from backend.contract.meshes import MeshData
 from backend.data import blender, prepare
 from backend.data.crops import decode_image
 from backend.data.shards import ShardDataset, pack_cube, unpack_cubes
-from backend.systems.cupid.occupancy_mesh import mesh_from_occupancy, subdivide
-from backend.systems.cupid.photo_colors import photo_colors
+from backend.systems.cupid.occupancy_mesh import mesh_from_occupancy
+from backend.systems.cupid.photo_texture import textured_mesh
 
 logger = logging.getLogger(__name__)
 
@@ -131,11 +131,9 @@ class Baselines:
         else:
             row, occupancy = self._mean_camera, self._mean_shape
         camera, intrinsics = self.bank.world_to_camera[row], self.bank.intrinsics[row]
-        vertices, faces = subdivide(*mesh_from_occupancy(occupancy))
-        colors = photo_colors(vertices, faces, crop, camera.astype(np.float64), intrinsics.astype(np.float64))
-        rgba = np.full((len(vertices), 4), 255, np.uint8)
-        rgba[:, :3] = np.rint(colors.clip(0, 1) * 255)
-        return Guess(MeshData(vertices, faces.astype(np.int32), colors=rgba), camera, intrinsics)
+        vertices, faces = mesh_from_occupancy(occupancy)
+        matrices = camera.astype(np.float64), intrinsics.astype(np.float64)
+        return Guess(textured_mesh(vertices, faces, crop, *matrices), camera, intrinsics)
 
 
 def _central_camera(cameras: np.ndarray) -> int:

@@ -41,17 +41,6 @@ def mesh_from_occupancy(occupancy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mesh.vertices.numpy().astype(np.float32), mesh.faces.numpy()
 
 
-def subdivide(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every triangle cut into four at the middles of its sides: the same shape with room for finer vertex colours."""
-    sides = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
-    unique, index = np.unique(sides, axis=0, return_inverse=True)
-    middle = index.reshape(-1, 3) + len(vertices)
-    a, b, c = faces.T
-    ab, bc, ca = middle.T
-    quarters = np.stack([a, ab, ca, ab, b, bc, ca, bc, c, ab, bc, ca], axis=1).reshape(-1, 3)
-    return np.concatenate([vertices, vertices[unique].mean(axis=1)]).astype(np.float32), quarters
-
-
 def _field(occupancy: np.ndarray) -> np.ndarray:
     """Positive inside, negative outside, at the corners [G+1]^3 of the refined grid; the rim is always outside."""
     resolution = occupancy.shape[0]

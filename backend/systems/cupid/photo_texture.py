@@ -22,9 +22,9 @@ from backend.geometry.unwrap import unwrap
 from backend.rendering.bake import covered_texels, paint
 from backend.rendering.rasterizer import rasterize
 from backend.rendering.views import sample_bilinear, vertex_normals
-from backend.systems.cupid.photo_colors import PLAIN
 
 TEXTURE_SIZE = 1024
+PLAIN = np.array([0.7, 0.7, 0.7])  # where the photo says nothing at all
 DEPTH_SIZE = 384  # pixels of the depth picture that decides visibility
 DEPTH_SLACK = 0.004  # object units a point may lie behind the nearest surface beside what its slope explains
 GRAZING, FACING = 0.05, 0.25  # cosines to the view ray between which the photo's weight rises from 0 to 1
