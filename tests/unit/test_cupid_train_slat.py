@@ -160,17 +160,31 @@ def test_targets_describe_the_sphere() -> None:
     feats = np.zeros((len(cubes), 101), np.float32)
     feats[:, :8] = distance + 1 / 128
     mesh = extract_mesh(torch.from_numpy(cubes), torch.from_numpy(feats), 128)
-    rows, faces = visible_parts(mesh.vertices.numpy(), mesh.faces.numpy())
+    rows, faces = visible_parts(mesh.vertices.numpy(), mesh.faces.numpy(), voxels, 32)
     radius = np.linalg.norm(mesh.vertices.numpy()[rows], axis=1)
     assert len(rows) < len(mesh.vertices) and len(faces) < len(mesh.faces)
+    assert not set(range(len(rows))) - set(faces.ravel().tolist())
     assert radius.mean() == pytest.approx(RADIUS, abs=1.5e-3) and radius.std() < 1.5e-3
     assert attributes.min() >= 0 and attributes.max() <= 1.001
+
+
+def test_an_inner_side_that_hangs_on_the_outer_one_is_taken_out() -> None:
+    """A ball of faces inside a shell of voxels, one face of which reaches out of the shell."""
+    voxels = np.argwhere(np.pad(np.zeros((6, 6, 6), bool), 1, constant_values=True))
+    vertices = np.random.default_rng(0).uniform(-0.3, 0.3, (40, 3))
+    vertices[0] = 0.45
+    inner = np.arange(1, 40).reshape(-1, 3)
+    hull = np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]] * 10)
+    signed = np.linalg.det(vertices[hull]).sum()
+    hull = hull if signed > 0 else hull[:, ::-1]
+    rows, faces = visible_parts(vertices, np.concatenate([inner, hull]), voxels, 8)
+    assert rows.tolist() == [0, 1, 2, 3] and len(faces) == 30
 
 
 def test_a_mesh_of_a_cavity_alone_is_kept() -> None:
     vertices = np.eye(4, 3)
     faces = np.array([[0, 1, 2], [0, 3, 1], [0, 2, 3], [1, 3, 2]])
-    rows, kept = visible_parts(vertices, faces)
+    rows, kept = visible_parts(vertices, faces, np.zeros((0, 3), int), 32)
     assert len(rows) == 4 and np.array_equal(kept, faces)
 
 

@@ -215,7 +215,8 @@ def decode_mesh(networks: model.CupidModel, latent: SparseTensor, photo: Photo, 
             "bad_input", "The surface of the object came out empty; try another seed.", next_step="retry"
         )
     vertices = dual.vertices.float().cpu().numpy()
-    rows, faces = visible_parts(vertices, dual.faces.cpu().numpy())
+    flow = networks["slat_flow"]
+    rows, faces = visible_parts(vertices, dual.faces.cpu().numpy(), latent.coords[:, 1:].cpu().numpy(), flow.resolution)
     vertices, colors = vertices[rows], np.full((len(rows), 3), 0.7)
     if dual.attributes is not None:
         colors = dual.attributes[:, :3].float().cpu().numpy().astype(np.float64)[rows]
