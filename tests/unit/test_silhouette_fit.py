@@ -1,11 +1,16 @@
 """The fit to the photo's silhouette finds a camera that was pushed away and completes a shape with holes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
 from backend.contract.frames import look_at
 from backend.systems.cupid.pose import Camera, rotation_from_vector
 from backend.systems.cupid.silhouette_fit import SIZE, fit_silhouette, moved_camera, overlap, silhouette
+from backend.systems.cupid.structure_decode import Structure
+from backend.systems.cupid.structure_stage import Hypothesis, SolvedCamera, best_hypothesis, fitted
 
 RESOLUTION = 32
 
@@ -81,3 +86,21 @@ def test_steps_turn_about_the_object() -> None:
     stepped = moved_camera(camera(), np.array([0.5, 0.2, 0.1, 0.0, 0.0, 0.0]))
     assert np.allclose(stepped.world_to_camera[:3, 3], camera().world_to_camera[:3, 3])
     assert 0.0 < overlap(np.zeros((1, 3)), stepped, np.ones((SIZE, SIZE), bool), RESOLUTION) < 0.05
+
+
+def hypothesis(view: Camera, occupied: np.ndarray) -> Hypothesis:
+    coords = torch.from_numpy(np.pad(np.argwhere(occupied), ((0, 0), (1, 0)))).int()
+    structure = Structure(coords, coords, torch.zeros(len(coords), 2))
+    return Hypothesis(structure, RESOLUTION, SolvedCamera(view, view.intrinsics, 1.0, ""), None)
+
+
+def test_the_view_that_others_share_goes_on() -> None:
+    occupied = chair()
+    alpha = photo_alpha(occupied)
+    backwards = Camera(camera().intrinsics, look_at(np.array([-1.4, 1.3, 0.9]), np.zeros(3)), 0.0)
+    lost = replace(hypothesis(camera(), occupied), camera=SolvedCamera(None, None, None, "no camera"))
+    views = [lost, hypothesis(backwards, occupied), hypothesis(turned(6.0), occupied), hypothesis(camera(), occupied)]
+    assert best_hypothesis(views, alpha) == 3
+    assert best_hypothesis(views[:1], alpha) == 0 and best_hypothesis([lost, views[1]], alpha) == 1
+    silent = np.zeros((SIZE, SIZE))
+    assert fitted(views[3], np.where(occupied, 4.0, -6.0), silent, None) is views[3]  # nothing to fit: left as it is

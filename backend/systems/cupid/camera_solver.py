@@ -21,7 +21,7 @@ from torch import Tensor
 from backend.systems.cupid import pose
 from backend.systems.cupid.structure_decode import Structure, voxel_centres
 
-MOST_POINTS = 6000  # more points do not move the solution, they only cost time
+MOST_POINTS = 1500  # more points do not move the solution, they only cost time
 BORDER = 0.01  # uv closer than this to the picture's edge may have been clamped in training
 USUAL_FOCAL = 2.5  # of a crop around the object; the training views have 0.9 to 6
 FOCAL_SPREAD = 0.7  # in log focal

@@ -47,7 +47,7 @@ def fit_silhouette(logits: np.ndarray, camera: Camera, alpha: np.ndarray) -> Sil
 
     Raises ValueError when no voxel is occupied or the alpha is empty.
     """
-    mask = _small_mask(alpha)
+    mask = small_mask(alpha)
     occupied = logits > 0
     if not occupied.any() or not mask.any():
         raise ValueError("There is nothing to fit; the object or its silhouette is empty.")
@@ -63,6 +63,12 @@ def fit_silhouette(logits: np.ndarray, camera: Camera, alpha: np.ndarray) -> Sil
     reshaped = _reshape(logits, moved_camera, mask)
     points = (np.argwhere(reshaped) + 0.5) / resolution - 0.5
     return SilhouetteFit(moved_camera, reshaped, solved, moved, overlap(points, moved_camera, mask, resolution))
+
+
+def small_mask(alpha: np.ndarray) -> np.ndarray:
+    """``alpha`` [S,S] in [0,1] as the mask [SIZE,SIZE] that silhouettes are compared with."""
+    small = Image.fromarray(np.asarray(alpha, np.float32)).resize((SIZE, SIZE), Image.Resampling.BOX)
+    return np.asarray(small) >= 0.5
 
 
 def silhouette(points: np.ndarray, camera: Camera, resolution: int, size: int = SIZE) -> np.ndarray:
@@ -97,11 +103,6 @@ def moved_camera(camera: Camera, step: np.ndarray) -> Camera:
     intrinsics = camera.intrinsics.copy()
     intrinsics[:2, 2] += change[3:5]
     return Camera(intrinsics, world_to_camera, camera.residual)
-
-
-def _small_mask(alpha: np.ndarray) -> np.ndarray:
-    small = Image.fromarray(np.asarray(alpha, np.float32)).resize((SIZE, SIZE), Image.Resampling.BOX)
-    return np.asarray(small) >= 0.5
 
 
 def _voxel_pixels(camera: Camera, resolution: int, size: int) -> float:

@@ -1,12 +1,13 @@
 """Stage 1 of a job: sample the structure, solve the camera, fit both to the silhouette (spec sections 3, 6, 7).
 
 Where the configuration asks for several `hypotheses`, they are sampled in one batch, each with a camera of its own, and
-the one that explains the photo's silhouette best before any fitting goes on: a wrong pose seldom has the right outline.
+the one that the others and the photo's silhouette agree with most goes on.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,11 +22,12 @@ from backend.systems.cupid.flow_sampler import denormalise, sample_flow, with_st
 from backend.systems.cupid.model import CupidModel, CupidSettings
 from backend.systems.cupid.photo import Photo
 from backend.systems.cupid.pose import Camera
-from backend.systems.cupid.silhouette_fit import SilhouetteFit, fit_silhouette
-from backend.systems.cupid.structure_decode import MIN_ACTIVE, Structure, decode_structure
+from backend.systems.cupid.silhouette_fit import SilhouetteFit, fit_silhouette, overlap, small_mask
+from backend.systems.cupid.structure_decode import MIN_ACTIVE, Structure, decode_structure, voxel_centres
 
 logger = logging.getLogger(__name__)
 
+SAME_VIEW = np.radians(30)  # views this close count as agreeing
 LATENT_CHANNELS = 8  # the first half of the structure latent is occupancy, the second the UV cube
 
 
@@ -56,11 +58,6 @@ class Hypothesis:
     camera: SolvedCamera
     fit: SilhouetteFit | None
 
-    @property
-    def score(self) -> float:
-        """How well voxels and camera explain the photo's silhouette as they were solved."""
-        return -1.0 if self.fit is None else self.fit.iou_solved
-
 
 def find_structure(
     networks: CupidModel,
@@ -75,20 +72,64 @@ def find_structure(
     hooks.stage("sample_structure")
     occupancy, uv_logits = sample_structure(networks, tokens, generator, steps, hooks)
     hooks.stage("solve_camera")
-    found = []
+    alpha = photo.crop.image[..., 3] / 255.0
+    found: list[Hypothesis] = []
+    logits: list[np.ndarray] = []
     for item in range(len(occupancy)):
         hooks.check_cancelled()
-        logits = occupancy[item : item + 1], uv_logits[item : item + 1]
-        hypothesis = _hypothesis(*logits, photo, networks.settings, focal)
-        if hypothesis is not None:
-            found.append(hypothesis)
+        each = occupancy[item : item + 1], uv_logits[item : item + 1]
+        structure = _decode(*each)
+        if len(structure.coords) >= MIN_ACTIVE:
+            camera = solve_camera(structure, each[1], photo, networks.settings, focal)
+            found.append(Hypothesis(structure, occupancy.shape[-1], camera, None))
+            logits.append(each[0][0, 0].cpu().numpy())
     if not found:
         raise MaquetteError(
             "bad_input",
             "No object took shape from this picture; try another seed or a picture that shows the object clearly.",
             detail=f"{len(occupancy)} tried", next_step="retry",
         )
-    return max(found, key=lambda hypothesis: hypothesis.score)
+    best = best_hypothesis(found, alpha)
+    return fitted(found[best], logits[best], alpha, photo) if networks.settings.fit_silhouette else found[best]
+
+
+def best_hypothesis(found: Sequence[Hypothesis], alpha: np.ndarray) -> int:
+    """Which hypothesis goes on: the one with the photo's outline whose view many others with that outline share.
+
+    Samples of a small network scatter; the truth is where they gather. `alpha` [S,S] in [0,1] of the crop.
+    """
+    solved = [index for index, hypothesis in enumerate(found) if hypothesis.camera.crop is not None]
+    if len(found) == 1 or not solved:
+        return 0
+    outline = np.array([silhouette_overlap(found[i], alpha) for i in solved])
+    rotations = np.stack([found[i].camera.crop.world_to_camera[:3, :3] for i in solved])  # type: ignore[union-attr]
+    cosine = (np.einsum("aij,bij->ab", rotations, rotations) - 1.0) / 2.0
+    shared = np.exp(-((np.arccos(cosine.clip(-1.0, 1.0)) / SAME_VIEW) ** 2))
+    return solved[int((outline * (shared @ outline)).argmax())]
+
+
+def silhouette_overlap(hypothesis: Hypothesis, alpha: np.ndarray) -> float:
+    """IoU of the voxels' silhouette, as solved, and `alpha` [S,S]; 0 without a camera."""
+    if hypothesis.camera.crop is None:
+        return 0.0
+    points = voxel_centres(hypothesis.structure.coords, hypothesis.resolution).cpu().numpy().astype(np.float64)
+    return overlap(points, hypothesis.camera.crop, small_mask(alpha), hypothesis.resolution)
+
+
+def fitted(hypothesis: Hypothesis, logits: np.ndarray, alpha: np.ndarray, photo: Photo) -> Hypothesis:
+    """Voxels and camera brought into line with the crop's `alpha`; unchanged where that fails. `logits` [R,R,R]."""
+    camera = hypothesis.camera
+    if camera.crop is None:
+        return hypothesis
+    try:
+        fit = fit_silhouette(logits, camera.crop, alpha)
+    except ValueError as error:
+        logger.info("no fit to the silhouette: %s", error)
+        return hypothesis
+    coords = torch.from_numpy(np.pad(np.argwhere(fit.occupied), ((0, 0), (1, 0)))).int()
+    structure = replace(hypothesis.structure, coords=coords.to(hypothesis.structure.coords.device))
+    moved = replace(camera, crop=fit.camera, intrinsics=uncrop_intrinsics(fit.camera.intrinsics, photo.box))
+    return replace(hypothesis, structure=structure, camera=moved, fit=fit)
 
 
 def sample_structure(
@@ -132,26 +173,8 @@ def solve_camera(
     return SolvedCamera(camera, intrinsics, residual_px, message)
 
 
-def _hypothesis(
-    occupancy: Tensor, uv_logits: Tensor, photo: Photo, settings: CupidSettings, focal: float | None
-) -> Hypothesis | None:
-    """Camera and fit of one item's logits [1,C,R,R,R]; None when hardly any voxel is occupied."""
+def _decode(occupancy: Tensor, uv_logits: Tensor) -> Structure:
     try:
-        structure = decode_structure(occupancy, uv_logits)
+        return decode_structure(occupancy, uv_logits)
     except ValueError as error:
         raise MaquetteError("internal", str(error), next_step="retry") from error
-    if len(structure.coords) < MIN_ACTIVE:
-        return None
-    resolution = occupancy.shape[-1]
-    camera = solve_camera(structure, uv_logits, photo, settings, focal)
-    if camera.crop is None or not settings.fit_silhouette:
-        return Hypothesis(structure, resolution, camera, None)
-    try:
-        fit = fit_silhouette(occupancy[0, 0].cpu().numpy(), camera.crop, photo.crop.image[..., 3] / 255.0)
-    except ValueError as error:
-        logger.info("no fit to the silhouette: %s", error)
-        return Hypothesis(structure, resolution, camera, None)
-    rows = np.argwhere(fit.occupied)
-    coords = torch.from_numpy(np.pad(rows, ((0, 0), (1, 0)))).int().to(structure.coords.device)
-    moved = replace(camera, crop=fit.camera, intrinsics=uncrop_intrinsics(fit.camera.intrinsics, photo.box))
-    return Hypothesis(replace(structure, coords=coords), resolution, moved, fit)
