@@ -198,4 +198,5 @@ def _reshape(logits: np.ndarray, camera: Camera, mask: np.ndarray) -> np.ndarray
         if (window & meets).any():
             kept[index] = True
             window[meets] = False
-    return np.asarray(kept.reshape(logits.shape))
+    closed = ndimage.binary_closing(np.pad(kept.reshape(logits.shape), 2), np.ones((3, 3, 3), bool))[2:-2, 2:-2, 2:-2]
+    return np.asarray(kept.reshape(logits.shape) | (closed & allowed.reshape(logits.shape)))  # without pinholes
