@@ -107,7 +107,7 @@ def _camera(store: JobStore, record: JobRecord) -> SolvedCamera | None:
         return None
     try:
         return solved_camera_from_json(json.loads(path.read_text("utf-8")))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise MaquetteError("internal", "This camera cannot be read. Press Retry.", repr(error), "retry") from error
 
 

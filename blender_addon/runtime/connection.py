@@ -7,6 +7,7 @@ the pump drains.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import json
@@ -332,6 +333,9 @@ def _failure(error: Exception) -> Failure:
         return error.failure
     if isinstance(error, requests.RequestException):
         return Failure("internal", "The connection to the backend broke. Press Retry.", repr(error), "retry")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        text = "The disk is full. Free some space and press Retry."
+        return Failure("disk_full", text, repr(error), "free_disk")
     if isinstance(error, OSError) and error.filename:
         name = Path(os.fsdecode(error.filename)).name
         text = f'"{name}" cannot be read or written. Check the file and try again.'

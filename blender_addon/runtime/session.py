@@ -39,7 +39,6 @@ CANCELLING = "Cancelling"  # what a job says from the press on Cancel to its end
 PREVIEW = "preview.png"  # the file in a job's folder that shows the work so far
 MOST_THUMBNAILS = 50  # of earlier jobs; the list shows fewer
 LOST = Failure("internal", "The backend stopped while it worked on this. Press Retry.", next_step="retry")
-FILES_MISSING = Failure("internal", "This result's files are gone. Press Retry to make it again.", next_step="retry")
 
 
 @dataclass(frozen=True)
@@ -392,7 +391,8 @@ class Session:
             if event.message not in said:  # a result may have several things to say: cut out, camera uncertain
                 self.store.update(event.job_id, message=f"{said} {event.message}".strip())
         elif event.kind == "done":
-            self.store.update(event.job_id, state="done", fraction=1.0, stage="")
+            said = record.message if record.message != CANCELLING else ""  # it ended before it could be cancelled
+            self.store.update(event.job_id, state="done", fraction=1.0, stage="", message=said)
             self._connection.send(wire.FetchJob(event.job_id, self.store.folder(event.job_id)))
         elif event.kind in ("failed", "cancelled"):
             self.store.update(event.job_id, state=event.kind, failure=event.failure, stage="", message="")
@@ -415,7 +415,12 @@ def _open_folder(root: Path, disk: DiskThread) -> tuple[DataFolder, JobStore]:
     """Claim the data folder below `root` and read its jobs. Runs on the disk thread. Errors: `MaquetteError`."""
     folder = claim_data_folder(root)
     store = JobStore(folder.path / "inbox", disk)
-    store.load()
+    try:
+        store.load()
+    except OSError as error:
+        folder.release()
+        text = f'Maquette cannot use "{store.root}". Choose another data folder in the preferences.'
+        raise MaquetteError("disk_full", text, repr(error), "set_up") from error
     return folder, store
 
 

@@ -35,9 +35,9 @@ def build_mesh(name: str, mesh: MeshData, scale: float = 1.0) -> bpy.types.Mesh:
     result.loops.add(faces.size)
     result.polygons.add(len(faces))
     positions = (np.asarray(mesh.vertices, np.float32) * np.float32(scale)).ravel()
-    for name, field, values in (("position", "vector", positions), (".corner_vert", "value", faces.ravel())):
+    for attribute, field, values in (("position", "vector", positions), (".corner_vert", "value", faces.ravel())):
         if values.size:  # an empty mesh has no attributes
-            result.attributes[name].data.foreach_set(field, values)
+            result.attributes[attribute].data.foreach_set(field, values)
     result.polygons.foreach_set("loop_start", np.arange(0, faces.size, 3, dtype=np.int32))
     result.shade_smooth()
     if mesh.uvs is not None:

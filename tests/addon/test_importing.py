@@ -50,6 +50,7 @@ def test_what_went_in_comes_out(blender):
     assert all(polygon.use_smooth for polygon in mesh.polygons)
     image = next(node.image for node in mesh.materials[0].node_tree.nodes if node.type == "TEX_IMAGE")
     assert image.packed_file is not None and tuple(image.size) == (256, 256)
+    assert (mesh.name, mesh.materials[0].name, image.name) == ("sheet",) * 3
 
 
 def test_triangles_that_name_a_vertex_twice_are_left_out(blender):

@@ -318,6 +318,21 @@ def test_a_result_whose_files_are_gone_is_told(blender, generate):
     assert len(made_objects()) == 1
 
 
+def test_a_camera_that_cannot_be_read_does_not_stop_the_timer(blender, generate, monkeypatch):
+    applying = module("operators.applying")
+
+    def unreadable(data):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(applying, "solved_camera_from_json", unreadable)
+    job_id = generate(wait=False)
+    store = blender.session.get().store
+    pump_until(lambda: store.get(job_id).waiting)
+    assert "cannot be read" in store.get(job_id).waiting and blender.session.get().results == {}
+    monkeypatch.undo()
+    assert bpy.ops.maquette.apply_result(job_id=job_id) == {"FINISHED"}
+
+
 def test_a_mask_goes_with_the_picture(blender, generate, picture, tmp_path):
     blender.settings.mask = str(tmp_path / "gone.png")
     with pytest.raises(RuntimeError, match="gone.png"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -82,6 +84,34 @@ def test_a_folder_that_cannot_be_written_is_told(addon_enabled, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(contract("errors").MaquetteError, match="Choose another data folder"):
         module("runtime.data_folder").claim_data_folder(tmp_path / "file")
+
+
+def test_a_job_list_that_cannot_be_made_is_told_and_gives_the_folder_back(addon_enabled, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "inbox").write_text("")
+    disk = module("runtime.disk_thread").DiskThread()
+    with pytest.raises(contract("errors").MaquetteError, match="Choose another data folder"):
+        module("runtime.session")._open_folder(tmp_path, disk)
+    claimed = module("runtime.data_folder").claim_data_folder(tmp_path)
+    assert claimed.path.name == "data"
+    claimed.release()
+
+
+def test_a_full_disk_has_its_own_sentence(addon_enabled):
+    failure = module("runtime.connection")._failure(OSError(errno.ENOSPC, "No space left on device"))  # names no file
+    assert (failure.code, failure.next_step) == ("disk_full", "free_disk") and "Free some space" in failure.message
+
+
+def test_a_job_that_ends_before_it_is_cancelled_is_not_said_to_be_cancelling(addon_enabled, tmp_path):
+    session = module("runtime.session")
+    current, sent = session.Session(lambda record: ""), []
+    current.store = open_store(tmp_path)
+    current._connection = SimpleNamespace(send=sent.append, close=lambda: None)
+    current.store.put(record(state="running", message=session.CANCELLING))
+    current._take_event(contract("messages").JobEvent(1, JOB, "done", 0.0))
+    assert (current.store.get(JOB).state, current.store.get(JOB).message) == ("done", "")
+    assert [type(command).__name__ for command in sent] == ["FetchJob"]
+    current.close()
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tif"])
