@@ -134,8 +134,8 @@ class TrainingLoop:
         for name, parameter in self.parameters.items():
             known = {key: moments[name + suffix] for key, suffix in MOMENTS.items() if name + suffix in moments}
             state = {key: tensor.to(self.device) for key, tensor in known.items()}
-            if isinstance(owner[parameter], torch.optim.AdamW):
-                state["step"] = torch.tensor(float(self.step))
+            if isinstance(owner[parameter], torch.optim.AdamW):  # without moments it starts anew: saved before a step
+                state = state | {"step": torch.tensor(float(self.step))} if "exp_avg" in state else {}
             owner[parameter].state[parameter] = state
         self.generator.manual_seed(self.settings.seed + self.step)
         self._seed_workers(self.step)

@@ -94,6 +94,14 @@ def test_logged_means_are_means_also_after_a_resume(tmp_path: Path) -> None:
     assert len(rows) > 4 and all(row["loss"] == pytest.approx(2.0) for row in rows)
 
 
+def test_a_run_that_ended_before_its_first_step_goes_on(tmp_path: Path) -> None:
+    first = loop(tmp_path, 0.0)
+    first.run(loss_of(first))
+    second = loop(tmp_path)
+    assert second.resume() and second.step == 0
+    assert second._one_step(loss_of(second))["loss"] > 0 and second.step == 1
+
+
 def test_nothing_to_resume(tmp_path: Path) -> None:
     assert not loop(tmp_path).resume()
 
