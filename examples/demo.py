@@ -196,7 +196,8 @@ def demo(blender: str, archive: Path, out: Path, work: Path, pictures: Sequence[
     (out / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     unsolved = [entry["name"] for entry in objects if not entry["camera"]]
     if unsolved:
-        raise DemoError(f"No camera was found for {', '.join(unsolved)}; the object is there, its overlay is empty.")
+        names = ", ".join(unsolved)
+        raise DemoError(f"No camera was found for {names}; the overlay is empty. Change the seed in demo.py.")
     shutil.rmtree(work, ignore_errors=True)
     return report
 

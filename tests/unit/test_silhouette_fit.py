@@ -88,6 +88,12 @@ def test_steps_turn_about_the_object() -> None:
     assert 0.0 < overlap(np.zeros((1, 3)), stepped, np.ones((SIZE, SIZE), bool), RESOLUTION) < 0.05
 
 
+def test_what_lies_behind_the_camera_is_not_seen() -> None:
+    inside = Camera(camera().intrinsics, look_at(np.array([0.0, 0.0, 0.1]), np.array([0.0, 1.0, 0.1])), 0.0)
+    ahead, behind = np.array([[0.0, 0.4, 0.1]]), np.array([[0.0, -0.4, 0.1]])
+    assert silhouette(ahead, inside, RESOLUTION).any() and not silhouette(behind, inside, RESOLUTION).any()
+
+
 def hypothesis(view: Camera, occupied: np.ndarray) -> Hypothesis:
     coords = torch.from_numpy(np.pad(np.argwhere(occupied), ((0, 0), (1, 0)))).int()
     structure = Structure(coords, coords, torch.zeros(len(coords), 2))

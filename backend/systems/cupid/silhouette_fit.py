@@ -77,12 +77,9 @@ def silhouette(points: np.ndarray, camera: Camera, resolution: int, size: int = 
     Voxels touch the surface anywhere, so on average their outer halves lie outside of it. With these widths the
     silhouettes of true voxels and of true objects have a median IoU of 0.93 (40 validation objects).
     """
-    uv = pose.project(points, camera.intrinsics, camera.world_to_camera)
-    cells = np.floor(uv * size)
+    columns, rows, seen = _pixels(points, camera, size)
     shown = np.zeros((size, size), bool)
-    inside = np.isfinite(cells).all(1) & (cells >= 0).all(1) & (cells < size).all(1)
-    columns, rows = cells[inside].astype(int).T
-    shown[rows, columns] = True
+    shown[rows[seen], columns[seen]] = True
     voxel = _voxel_pixels(camera, resolution, size)
     grown = ndimage.binary_dilation(shown, _disc(GROW * voxel))
     return np.asarray(ndimage.binary_erosion(grown, _disc(SHRINK * voxel)))
@@ -103,6 +100,15 @@ def moved_camera(camera: Camera, step: np.ndarray) -> Camera:
     intrinsics = camera.intrinsics.copy()
     intrinsics[:2, 2] += change[3:5]
     return Camera(intrinsics, world_to_camera, camera.residual)
+
+
+def _pixels(points: np.ndarray, camera: Camera, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Column and row [N] of ``points`` [N,3], 0 where not seen, and which are before the camera and in the picture."""
+    depth = points @ camera.world_to_camera[2, :3] + camera.world_to_camera[2, 3]
+    cells = np.floor(pose.project(points, camera.intrinsics, camera.world_to_camera) * size)
+    seen = (depth > 0) & np.isfinite(cells).all(1) & (cells >= 0).all(1) & (cells < size).all(1)
+    columns, rows = np.where(seen[:, None], cells, 0).astype(int).T
+    return columns, rows, seen
 
 
 def _voxel_pixels(camera: Camera, resolution: int, size: int) -> float:
@@ -175,9 +181,7 @@ def _reshape(logits: np.ndarray, camera: Camera, mask: np.ndarray) -> np.ndarray
     """The most likely occupancy whose silhouette is ``mask``."""
     resolution, size = logits.shape[0], len(mask)
     points = (np.argwhere(np.ones_like(logits, bool)) + 0.5) / resolution - 0.5
-    cells = np.floor(pose.project(points, camera.intrinsics, camera.world_to_camera) * size)
-    seen = np.isfinite(cells).all(1) & (cells >= 0).all(1) & (cells < size).all(1)
-    columns, rows = np.where(seen[:, None], cells, 0).astype(int).T
+    columns, rows, seen = _pixels(points, camera, size)
     outside = ndimage.distance_transform_edt(~mask)[rows, columns]
     allowed = seen & (outside <= OUTSIDE * _voxel_pixels(camera, resolution, size))
     likely = logits.reshape(-1)
