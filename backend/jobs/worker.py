@@ -68,11 +68,15 @@ class WorkerHooks(Hooks):
         self._send("message", text=text)
 
     def on_preview(self, png: bytes) -> None:
-        """Store and forward the picture, unless the last one is too young."""
+        """Store and forward the picture, unless the last one is too young or the disk will not take it."""
         now = time.monotonic()
         if now - self._preview_time >= PREVIEW_SECONDS:
             self._preview_time = now
-            sha256 = self._worker.blobs.put(png)
+            try:
+                sha256 = self._worker.blobs.put(png)
+            except OSError as error:
+                logger.warning("no preview: %s", error)
+                return
             self._send("preview", artifact=to_json(Artifact("preview.png", sha256, len(png), "image/png")))
 
     def _fraction(self, stage: str, part: float) -> float:

@@ -36,14 +36,19 @@ def stop() -> None:
 
 
 def tick() -> float:
-    """Move what has arrived, redraw on change, apply one waiting result. Returns the next interval in s."""
+    """Move what has arrived, redraw on change, apply one waiting result. Returns the next interval in s.
+
+    An exception here would end the timer, and with it every job, until Blender starts again: it goes into the log.
+    """
     current = session.get()
     begin = time.perf_counter()
-    changed = current.advance(begin + BUDGET_SECONDS)
-    if changed:
-        redraw()
-    if current.apply_next():
-        redraw()
+    try:
+        if current.advance(begin + BUDGET_SECONDS):
+            redraw()
+        if current.apply_next():
+            redraw()
+    except Exception:
+        logger.exception("a tick failed")
     tick_seconds.append(time.perf_counter() - begin)
     return BUSY_INTERVAL if current.lively else IDLE_INTERVAL
 

@@ -7,7 +7,11 @@ import pytest
 import torch
 
 from backend.contract.frames import look_at
+from backend.formats.images import Picture
+from backend.systems.cupid.masking import Cutout
+from backend.systems.cupid.photo import Photo
 from backend.systems.cupid.pose import Camera, rotation_from_vector
+from backend.systems.cupid.preprocess import Crop
 from backend.systems.cupid.silhouette_fit import SIZE, fit_silhouette, moved_camera, overlap, silhouette
 from backend.systems.cupid.structure_decode import Structure
 from backend.systems.cupid.structure_stage import Hypothesis, SolvedCamera, best_hypothesis, fitted
@@ -100,6 +104,15 @@ def hypothesis(view: Camera, occupied: np.ndarray) -> Hypothesis:
     return Hypothesis(structure, RESOLUTION, SolvedCamera(view, view.intrinsics, 1.0, ""), None)
 
 
+def whole_picture() -> Photo:
+    """A photo whose crop is the whole picture."""
+    rgba = np.zeros((SIZE, SIZE, 4), np.uint8)
+    picture = Picture(rgba, (SIZE, SIZE), False)
+    crop = Crop(rgba, (0, 0, SIZE, SIZE), 1.0, 0.0, 0.0)
+    cutout = Cutout(rgba[..., 3], "alpha", "")
+    return Photo(picture, cutout, rgba, crop, torch.zeros(1), torch.zeros(1))
+
+
 def test_the_view_that_others_share_goes_on() -> None:
     occupied = chair()
     alpha = photo_alpha(occupied)
@@ -108,5 +121,10 @@ def test_the_view_that_others_share_goes_on() -> None:
     views = [lost, hypothesis(backwards, occupied), hypothesis(turned(6.0), occupied), hypothesis(camera(), occupied)]
     assert best_hypothesis(views, alpha) == 3
     assert best_hypothesis(views[:1], alpha) == 0 and best_hypothesis([lost, views[1]], alpha) == 1
+    shown = fitted(views[3], np.where(occupied, 4.0, -6.0), alpha, whole_picture())
+    assert shown.camera.trusted and shown.camera.message == "" and shown.camera.outline > 0.93
+    half = np.where(np.indices(alpha.shape)[1] < SIZE // 3, 1.0, 0.0)  # some other outline
+    wrong = fitted(views[3], np.where(occupied, 4.0, -6.0), half, whole_picture())
+    assert not wrong.camera.trusted and "outlines overlap" in wrong.camera.message
     silent = np.zeros((SIZE, SIZE))
     assert fitted(views[3], np.where(occupied, 4.0, -6.0), silent, None) is views[3]  # nothing to fit: left as it is

@@ -28,21 +28,29 @@ from backend.systems.cupid.structure_decode import MIN_ACTIVE, Structure, decode
 logger = logging.getLogger(__name__)
 
 SAME_VIEW = np.radians(30)  # views this close count as agreeing
+TRUSTED_OUTLINE = 0.7  # IoU of the silhouettes below which a fitted camera should not be believed
 LATENT_CHANNELS = 8  # the first half of the structure latent is occupancy, the second the UV cube
 
 
 @dataclass(frozen=True)
 class SolvedCamera:
-    """`crop` camera or None; `intrinsics` [3,3] of the full picture; `message` says what to think of it."""
+    """`crop` camera or None; `intrinsics` [3,3] of the full picture; `message` says what to think of it.
+
+    `residual_px` is the solver's; `outline` the silhouettes' IoU under a camera that was fitted to the photo's.
+    """
 
     crop: Camera | None
     intrinsics: np.ndarray | None
     residual_px: float | None
     message: str
+    outline: float | None = None
 
     @property
     def trusted(self) -> bool:
-        return self.crop is not None and self.crop.trusted
+        """A fitted camera is judged by the outline it leads to, any other by its residual."""
+        if self.crop is None:
+            return False
+        return self.crop.trusted if self.outline is None else self.outline >= TRUSTED_OUTLINE
 
     @property
     def world_to_camera(self) -> np.ndarray | None:
@@ -128,7 +136,11 @@ def fitted(hypothesis: Hypothesis, logits: np.ndarray, alpha: np.ndarray, photo:
         return hypothesis
     coords = torch.from_numpy(np.pad(np.argwhere(fit.occupied), ((0, 0), (1, 0)))).int()
     structure = replace(hypothesis.structure, coords=coords.to(hypothesis.structure.coords.device))
-    moved = replace(camera, crop=fit.camera, intrinsics=uncrop_intrinsics(fit.camera.intrinsics, photo.box))
+    message = "" if fit.iou_moved >= TRUSTED_OUTLINE else (
+        f"The camera is uncertain (the outlines overlap by {100 * fit.iou_moved:.0f} %); check it or try another seed."
+    )
+    intrinsics = uncrop_intrinsics(fit.camera.intrinsics, photo.box)
+    moved = SolvedCamera(fit.camera, intrinsics, camera.residual_px, message, fit.iou_moved)
     return replace(hypothesis, structure=structure, camera=moved, fit=fit)
 
 
