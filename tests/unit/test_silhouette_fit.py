@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from backend.contract.frames import look_at
 from backend.formats.images import Picture
@@ -68,8 +69,20 @@ def test_the_shape_takes_the_silhouette() -> None:
     guess[10:16, 10:16, 17:27] = 1.0  # and something stands on the seat
     fit = fit_silhouette(guess, camera(), photo_alpha(true))
     assert fit.iou_reshaped > max(fit.iou_moved, 0.93)
-    before, after = guess > 0, fit.occupied
-    assert (after & true).sum() / (after | true).sum() > (before & true).sum() / (before | true).sum()
+    corner = (slice(6, 9), slice(18, 26), slice(22, 30))
+    assert fit.occupied[corner].mean() > 0.25 and not (guess > 0)[corner].any()
+
+
+def test_a_hole_in_the_surface_is_closed() -> None:
+    box = np.zeros((RESOLUTION,) * 3, bool)
+    box[8:24, 8:24, 8:24] = True
+    shell = box & ~ndimage.binary_erosion(box)
+    torn = shell.copy()
+    torn[8, 13:17, 13:17] = False
+    fit = fit_silhouette(np.where(torn, 4.0, -9.0), camera(), photo_alpha(shell))
+    filled = ndimage.binary_fill_holes(fit.occupied)
+    assert filled[16, 16, 16] and not ndimage.binary_fill_holes(torn)[16, 16, 16]
+    assert (filled & box).sum() / (filled | box).sum() > 0.9
 
 
 def test_a_hopeless_camera_leaves_the_voxels_alone() -> None:

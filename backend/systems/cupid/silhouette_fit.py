@@ -2,8 +2,9 @@
 
 What stage 1 of mini answers is a likely shape and a camera near the right one; the photo's alpha is a measurement. Two
 steps bring them together: the camera turns and shifts a little until the voxels' silhouette lies on the photo's, then
-the most likely shape with exactly that silhouette is taken: voxels seen outside are dropped, and every ray inside that
-meets no voxel gets the one that the network holds most likely. The focal length stays as solved.
+the most likely shape with exactly that silhouette is taken: voxels seen outside are dropped, every ray inside that
+meets no voxel gets the one that the network holds most likely, and gaps in the surface are closed. The focal length
+stays.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ STEPS = np.array([np.radians(8), np.radians(8), np.radians(8), 0.05, 0.05, 0.1])
 PRIOR = 0.004  # cost of one unit, squared; silhouettes that differ entirely cost about 1
 EVALUATIONS = 260  # of the cost, a blur
 OUTSIDE = 0.6  # voxels of the picture: a voxel seen this far outside the silhouette is dropped
-LEAST_LOGIT = -8.0  # a voxel that the network holds less likely is not added, even if its ray stays empty
 LEAST_IOU = 0.2  # below it the camera shows the object somewhere else, and no voxel is touched
+CLOSED = 2  # voxels: gaps in the surface up to about twice as wide are closed
 KEPT_SHARE = 0.3  # of the voxels; if carving would leave less, the shape is left as it is
 
 
@@ -189,7 +190,7 @@ def _reshape(logits: np.ndarray, camera: Camera, mask: np.ndarray) -> np.ndarray
     if kept.sum() < KEPT_SHARE * (likely > 0).sum():
         return logits > 0
     missing = mask & ~silhouette(points[kept], camera, resolution, size)
-    candidates = np.flatnonzero(seen & mask[rows, columns] & ~kept & (likely > LEAST_LOGIT))
+    candidates = np.flatnonzero(seen & mask[rows, columns] & ~kept)
     candidates = candidates[np.argsort(-likely[candidates], kind="stable")]
     pixels = rows[candidates] * size + columns[candidates]
     first = np.unique(pixels, return_index=True)[1]  # the likeliest voxel behind each pixel
@@ -202,5 +203,16 @@ def _reshape(logits: np.ndarray, camera: Camera, mask: np.ndarray) -> np.ndarray
         if (window & meets).any():
             kept[index] = True
             window[meets] = False
-    closed = ndimage.binary_closing(np.pad(kept.reshape(logits.shape), 2), np.ones((3, 3, 3), bool))[2:-2, 2:-2, 2:-2]
-    return np.asarray(kept.reshape(logits.shape) | (closed & allowed.reshape(logits.shape)))  # without pinholes
+    return _closed_shell(kept.reshape(logits.shape), allowed.reshape(logits.shape))
+
+
+def _closed_shell(occupied: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """The surface voxels of `occupied` [R,R,R] with its gaps closed and its inside filled, within `allowed`."""
+    reach = int(CLOSED)
+    grid = np.mgrid[-reach : reach + 1, -reach : reach + 1, -reach : reach + 1]
+    ball = (grid**2).sum(0) <= (CLOSED + 0.5) ** 2
+    around = 2 * reach + 1
+    grown = ndimage.binary_fill_holes(ndimage.binary_dilation(np.pad(occupied, around), ball))
+    inner = (slice(around, -around),) * 3
+    solid = occupied | (np.asarray(ndimage.binary_erosion(grown, ball))[inner] & allowed)
+    return np.asarray(solid & ~ndimage.binary_erosion(solid))
