@@ -28,7 +28,8 @@ PRIOR = 0.004  # cost of one unit, squared; silhouettes that differ entirely cos
 EVALUATIONS = 260  # of the cost, a blur
 OUTSIDE = 0.6  # voxels of the picture: a voxel seen this far outside the silhouette is dropped
 LEAST_IOU = 0.2  # below it the camera shows the object somewhere else, and no voxel is touched
-CLOSED = 2  # voxels: gaps in the surface up to about twice as wide are closed
+ATTACHED = 2.0  # logits that a voxel's distance from the shape, in voxels, weighs when rays are filled: no crumbs
+CLOSED = 3  # voxels: gaps in the surface up to about twice as wide are closed
 KEPT_SHARE = 0.3  # of the voxels; if carving would leave less, the shape is left as it is
 
 
@@ -191,7 +192,9 @@ def _reshape(logits: np.ndarray, camera: Camera, mask: np.ndarray) -> np.ndarray
         return logits > 0
     missing = mask & ~silhouette(points[kept], camera, resolution, size)
     candidates = np.flatnonzero(seen & mask[rows, columns] & ~kept)
-    candidates = candidates[np.argsort(-likely[candidates], kind="stable")]
+    away = ndimage.distance_transform_edt(~kept.reshape(logits.shape)).reshape(-1)
+    wanted = likely[candidates] - ATTACHED * away[candidates]
+    candidates = candidates[np.argsort(-wanted, kind="stable")]
     pixels = rows[candidates] * size + columns[candidates]
     first = np.unique(pixels, return_index=True)[1]  # the likeliest voxel behind each pixel
     meets = _disc(ADDED * _voxel_pixels(camera, resolution, size))
