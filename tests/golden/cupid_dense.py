@@ -32,8 +32,8 @@ def tensor(arrays: Arrays, name: str) -> Tensor:
 def embeddings(manifest: Manifest, arrays: Arrays) -> list[Comparison]:
     """Position and time embeddings at every stored width (``ape_<channels>``, ``timestep_<channels>``).
 
-    The last bit of the reference's float32 exponential depends on its machine. The stored widths need no slack; at others
-    one unit in the last place of a frequency, times t, is granted and printed.
+    The last bit of the reference's float32 exponential depends on its machine. The stored widths need no slack; at
+    others one unit in the last place of a frequency, times t, is granted and printed.
     """
     found: list[Comparison] = []
     for name, expected in arrays.items():
