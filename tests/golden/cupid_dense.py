@@ -253,25 +253,12 @@ def occlusion_attention(manifest: Manifest, arrays: Arrays) -> list[Comparison]:
         channels, heads, ctx_channels=width, kind="cross", qk_rms_norm=config["attn_qk_rms_norm"]
     )
     attention.load_state_dict(state_dict(arrays, "sd_dense_attn"), strict=True)
-    block = ModulatedTransformerCrossBlock(
-        channels,
-        width,
-        heads,
-        config["mlp_ratio"],
-        qk_rms_norm=config["block_qk_rms_norm"],
-        qk_rms_norm_cross=config["block_qk_rms_norm_cross"],
-    )
+    norms = {"qk_rms_norm": config["block_qk_rms_norm"], "qk_rms_norm_cross": config["block_qk_rms_norm_cross"]}
+    block = ModulatedTransformerCrossBlock(channels, width, heads, config["mlp_ratio"], **norms)
     block.load_state_dict(state_dict(arrays, "sd_dense_block"), strict=True)
     sparse_attention = SparseCrossAttention(channels, width, heads, qk_rms_norm=config["attn_qk_rms_norm"])
     sparse_attention.load_state_dict(state_dict(arrays, "sd_sparse_attn"), strict=True)
-    sparse_block = SparseModulatedCrossBlock(
-        channels,
-        width,
-        heads,
-        config["mlp_ratio"],
-        qk_rms_norm=config["block_qk_rms_norm"],
-        qk_rms_norm_cross=config["block_qk_rms_norm_cross"],
-    )
+    sparse_block = SparseModulatedCrossBlock(channels, width, heads, config["mlp_ratio"], **norms)
     sparse_block.load_state_dict(state_dict(arrays, "sd_sparse_block"), strict=True)
     x, context, weight, mod = (tensor(arrays, name) for name in ("x", "context", "weight", "mod"))
     voxels = SparseTensor(tensor(arrays, "coords"), tensor(arrays, "feats"))
