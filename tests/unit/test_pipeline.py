@@ -14,7 +14,7 @@ from backend.contract.errors import Cancelled, MaquetteError
 from backend.contract.meshes import mesh_from_bytes
 from backend.formats.images import encode_png
 from backend.systems.base import Hooks
-from backend.systems.cupid import model, pipeline, structure_stage
+from backend.systems.cupid import model, object_stage, pipeline, structure_stage
 from backend.systems.cupid.camera_solver import solve_camera
 from backend.systems.cupid.flow_sampler import FlowSettings
 from backend.systems.cupid.occupancy_mesh import mesh_from_occupancy
@@ -100,7 +100,7 @@ def test_stage_1_alone_delivers_everything_and_says_so():
     hooks = Recorder()
     artifacts, report = run(tiny_model(), hooks)
     assert list(artifacts) == ["asset.mesh", "asset.glb", "camera.json", "thumbnail.png", "report.json"]
-    assert report["notes"][0] == pipeline.ONLY_STAGE_1 and not report["stage_2"]
+    assert report["notes"][0] == object_stage.ONLY_STAGE_1 and not report["stage_2"]
     assert tuple(hooks.seen) == pipeline.STAGES and hooks.steps == 2
     mesh = mesh_from_bytes(artifacts["asset.mesh"])
     assert len(mesh.faces) == report["triangles"] > 0
@@ -119,7 +119,7 @@ def test_stage_1_alone_delivers_everything_and_says_so():
 
 @pytest.mark.parametrize("project_photo", [False, True])
 def test_stage_2_runs_with_random_weights(monkeypatch, project_photo):
-    monkeypatch.setattr(pipeline, "FILLED_SHARE", 1.0)
+    monkeypatch.setattr(object_stage, "FILLED_SHARE", 1.0)
     hooks = Recorder()
     networks = tiny_model(stage_2=True)
     networks = replace(networks, settings=replace(networks.settings, project_photo=project_photo))
@@ -131,7 +131,7 @@ def test_stage_2_runs_with_random_weights(monkeypatch, project_photo):
 
 def test_a_grid_full_of_noise_does_not_enter_stage_2():
     _, report = run(tiny_model(stage_2=True, occupancy_bias=5.0))
-    assert pipeline.TOO_MANY_VOXELS in report["notes"]
+    assert object_stage.TOO_MANY_VOXELS in report["notes"]
 
 
 def test_same_seed_same_result_other_seed_other_result():
@@ -160,7 +160,7 @@ def test_unsolvable_camera_still_delivers_the_object(monkeypatch):
 
     monkeypatch.setattr(structure_stage.camera_solver, "solve_camera", flat)
     for stage_2 in (False, True):
-        monkeypatch.setattr(pipeline, "FILLED_SHARE", 1.0)
+        monkeypatch.setattr(object_stage, "FILLED_SHARE", 1.0)
         artifacts, report = run(tiny_model(stage_2=stage_2))
         camera = json.loads(artifacts["camera.json"])
         assert camera["world_to_camera"] is None and "plane" in camera["message"] and not camera["trusted"]

@@ -7,6 +7,7 @@ the one that the others and the photo's silhouette agree with most goes on.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,7 +20,9 @@ from backend.contract.frames import uncrop_intrinsics
 from backend.systems.base import Hooks
 from backend.systems.cupid import camera_solver
 from backend.systems.cupid.flow_sampler import denormalise, sample_flow, with_steps
+from backend.systems.cupid.image_encoder import SPECIAL_TOKENS
 from backend.systems.cupid.model import CupidModel, CupidSettings
+from backend.systems.cupid.occlusion import token_weights
 from backend.systems.cupid.photo import Photo
 from backend.systems.cupid.pose import Camera
 from backend.systems.cupid.silhouette_fit import SilhouetteFit, fit_silhouette, overlap, small_mask
@@ -67,9 +70,36 @@ class Hypothesis:
     fit: SilhouetteFit | None
 
 
+@dataclass(frozen=True)
+class Condition:
+    """What the flows see of one photo: `tokens` [1,M,C] and their visibility `weights` [1,M] (spec 8; None: all)."""
+
+    tokens: Tensor
+    weights: Tensor | None = None
+
+    def repeated(self, count: int) -> Condition:
+        """The same for each of `count` samples."""
+        weights = None if self.weights is None else self.weights.expand(count, -1)
+        return Condition(self.tokens.expand(count, -1, -1), weights)
+
+    def empty(self) -> Condition:
+        """The null condition: all zeros, nothing weighted."""
+        return Condition(torch.zeros_like(self.tokens))
+
+
+def encode_photo(networks: CupidModel, photo: Photo) -> Condition:
+    """Stage encode_image: the tokens of the picture and, behind an occluder, how much of each patch is visible."""
+    tokens = networks["image_encoder"](photo.encoder_input.to(networks.device))
+    if photo.occluder is None:
+        return Condition(tokens)
+    occluder = torch.from_numpy(photo.occluder)[None, None].to(tokens.device)
+    patches = math.isqrt(tokens.shape[1] - SPECIAL_TOKENS)
+    return Condition(tokens, token_weights(occluder, patches, SPECIAL_TOKENS))
+
+
 def find_structure(
     networks: CupidModel,
-    tokens: Tensor,
+    condition: Condition,
     photo: Photo,
     generator: torch.Generator,
     steps: int | None,
@@ -78,7 +108,7 @@ def find_structure(
 ) -> Hypothesis:
     """Stages sample_structure and solve_camera. Errors: `MaquetteError` if hardly any voxel is occupied."""
     hooks.stage("sample_structure")
-    occupancy, uv_logits = sample_structure(networks, tokens, generator, steps, hooks)
+    occupancy, uv_logits = sample_structure(networks, condition, generator, steps, hooks)
     hooks.stage("solve_camera")
     alpha = photo.crop.image[..., 3] / 255.0
     found: list[Hypothesis] = []
@@ -145,16 +175,21 @@ def fitted(hypothesis: Hypothesis, logits: np.ndarray, alpha: np.ndarray, photo:
 
 
 def sample_structure(
-    networks: CupidModel, tokens: Tensor, generator: torch.Generator, steps: int | None, hooks: Hooks
+    networks: CupidModel, condition: Condition, generator: torch.Generator, steps: int | None, hooks: Hooks
 ) -> tuple[Tensor, Tensor]:
-    """Logits of occupancy [N,1,R,R,R] and UV cube [N,3,R,R,R] of N hypotheses, from `tokens` [1,M,C]."""
+    """Logits of occupancy [N,1,R,R,R] and UV cube [N,3,R,R,R] of N hypotheses."""
     flow, settings = networks["structure_flow"], networks.settings
     side, count = flow.resolution, settings.hypotheses
     noise = torch.randn((count, flow.in_channels, side, side, side), generator=generator).to(networks.device)
-    tokens = tokens.expand(count, -1, -1)
+    shown = condition.repeated(count)
+
+    def velocity(x: Tensor, t: Tensor, seen: Condition) -> Tensor:
+        answer: Tensor = flow(x, t, seen.tokens, seen.weights)
+        return answer
+
     sampler = with_steps(settings.structure_sampler, steps)
     sampled = sample_flow(
-        flow, noise, tokens, torch.zeros_like(tokens), sampler, on_step=lambda i, n, _: hooks.step(i, n)
+        velocity, noise, shown, shown.empty(), sampler, on_step=lambda i, n, _: hooks.step(i, n)
     ).samples
     latent = denormalise(sampled, settings.structure_normalization)
     occupancy = networks["ss_dec"](latent[:, :LATENT_CHANNELS])

@@ -26,8 +26,9 @@ from backend.training.checkpoints import load_strict, load_tensors, save_model
 from backend.training.loop import LoopSettings, TrainingLoop
 
 from . import uv_vae_start
-from .image_encoder import ImageEncoder
+from .image_encoder import SPECIAL_TOKENS, ImageEncoder
 from .losses import dice_loss, flow_loss, flow_times, flow_training_pair, kl_loss, uv_vae_losses
+from .occlusion import OCCLUDER_CHANNELS, hide, random_occluders, token_weights
 from .structure_flow import SparseStructureFlowModel
 from .structure_latents import LatentSet
 from .structure_vae import SparseStructureDecoder, SparseStructureEncoder
@@ -257,17 +258,32 @@ class StructureFlow(Stage):
 
     def loss(self, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         image, target = self.train_set.draw(self.size, generator)
-        return self._velocity_loss(image, target, generator, DROP_CONDITION)
+        occluder = random_occluders(image[:, 3:], generator) if self.sees_occluders else torch.zeros_like(image[:, 3:])
+        return self._velocity_loss(image, occluder, target, generator, DROP_CONDITION)
+
+    @property
+    def sees_occluders(self) -> bool:
+        """Whether the image encoder is told what is hidden (spec 8)."""
+        return self.module.encoder.in_channels == OCCLUDER_CHANNELS
 
     def _velocity_loss(
-        self, image: torch.Tensor, target: torch.Tensor, generator: torch.Generator, drop: float
+        self,
+        image: torch.Tensor,
+        occluder: torch.Tensor,
+        target: torch.Tensor,
+        generator: torch.Generator,
+        drop: float,
     ) -> tuple[torch.Tensor, dict[str, float]]:
+        """`image` [B,4,S,S] behind `occluder` [B,1,S,S] against the latent `target` [B,16,r,r,r]."""
         times = flow_times(len(target), generator).to(self.device)
         noise = _random(target.shape, generator, self.device)
         mixed, velocity = flow_training_pair(target, times, noise)
         keep = (torch.rand(len(target), generator=generator) >= drop).to(self.device)
-        tokens = self.module.encoder(image[:, : self.module.encoder.in_channels]) * keep.view(-1, 1, 1)
-        predicted = self.module.flow(mixed, 1000 * times, tokens).float()
+        encoder = self.module.encoder
+        tokens = encoder(hide(image, occluder)[:, : encoder.in_channels]) * keep.view(-1, 1, 1)
+        weights = token_weights(occluder, encoder.patches, SPECIAL_TOKENS)
+        weights = torch.where(keep.view(-1, 1), weights, torch.ones_like(weights))
+        predicted = self.module.flow(mixed, 1000 * times, tokens, weights).float()
         error = (predicted.detach() - velocity).square()
         return flow_loss(predicted, velocity), {
             "occupancy": float(error[:, :LATENT_CHANNELS].mean()),
@@ -275,13 +291,18 @@ class StructureFlow(Stage):
         }
 
     def validate(self) -> dict[str, float]:
-        generator = torch.Generator().manual_seed(1)
-        totals = np.zeros(3)
-        for _ in range(4):
-            image, target = self.held_out.draw(64, generator, augment=False)
-            value, parts = self._velocity_loss(image, target, generator, 0.0)
-            totals += [float(value), parts["occupancy"], parts["uv"]]
-        return dict(zip(("loss", "occupancy", "uv"), totals / 4, strict=True))
+        result = {}
+        for suffix, share in (("", 0.0), ("_occluded", 1.0)):
+            generator = torch.Generator().manual_seed(1)
+            totals = np.zeros(3)
+            for _ in range(4):
+                image, target = self.held_out.draw(64, generator, augment=False)
+                hidden = random_occluders(image[:, 3:], torch.Generator().manual_seed(2), share)
+                value, parts = self._velocity_loss(image, hidden, target, generator, 0.0)
+                totals += [float(value), parts["occupancy"], parts["uv"]]
+            names = (f"loss{suffix}", f"occupancy{suffix}", f"uv{suffix}")
+            result |= dict(zip(names, totals / 4, strict=True))
+        return result
 
     def export(self, loop: TrainingLoop) -> None:
         super().export(loop)

@@ -1,0 +1,79 @@
+"""One object from its prepared photo: stage 1, its camera, stage 2, the surface. All tasks are made of this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from backend.contract.meshes import MeshData
+from backend.rendering.image_metrics import mask_iou, psnr, ssim
+from backend.systems.base import Hooks
+from backend.systems.cupid import results
+from backend.systems.cupid.latent_stage import decode_mesh, mesh_from_structure, sample_latent
+from backend.systems.cupid.model import CupidModel
+from backend.systems.cupid.photo import Photo
+from backend.systems.cupid.request import Request
+from backend.systems.cupid.silhouette_fit import SilhouetteFit
+from backend.systems.cupid.structure_decode import Structure
+from backend.systems.cupid.structure_stage import SolvedCamera, encode_photo, find_structure
+
+ONLY_STAGE_1 = "stage 2 not trained: mesh from occupancy"
+TOO_MANY_VOXELS = "too many voxels for stage 2: mesh from occupancy"
+FILLED_SHARE = 1 / 8  # of the grid (32,768 of 64^3 in the published data): more is noise and would take minutes
+
+
+@dataclass(frozen=True)
+class MadeObject:
+    """A mesh in the object cube, the camera of its photo, what they came from, and `notes` on what was left out."""
+
+    mesh: MeshData
+    camera: SolvedCamera
+    structure: Structure
+    fit: SilhouetteFit | None
+    notes: tuple[str, ...]
+
+
+def make_object(
+    networks: CupidModel, photo: Photo, request: Request, generator: torch.Generator, hooks: Hooks
+) -> MadeObject:
+    """Stages encode_image to decode_mesh. Errors: `MaquetteError` when no object takes shape."""
+    hooks.stage("encode_image")
+    condition = encode_photo(networks, photo)
+    found = find_structure(networks, condition, photo, generator, request.steps, request.focal, hooks)
+    if found.camera.message:
+        hooks.message(found.camera.message)
+    structure, camera, resolution = found.structure, found.camera, found.resolution
+
+    hooks.stage("sample_latent")
+    latent = None
+    notes = _left_out(networks, structure, resolution)
+    if not notes:
+        latent = sample_latent(networks, structure, condition, photo, camera, generator, request.steps, hooks)
+
+    hooks.stage("decode_mesh")
+    if latent is not None:
+        mesh = decode_mesh(networks, latent, photo, camera)
+    else:
+        mesh = mesh_from_structure(structure, resolution, photo, camera)
+    hooks.check_cancelled()
+    return MadeObject(mesh, camera, structure, found.fit, notes)
+
+
+def fit_to_photo(mesh: MeshData, photo: Photo, camera: SolvedCamera) -> dict[str, float]:
+    """Mask IoU, PSNR and SSIM (white background) of the result seen by the solved camera; empty without a camera."""
+    if camera.world_to_camera is None or camera.intrinsics is None:
+        return {}
+    width, height = results.fit_size(photo.picture.size)
+    view = results.photo_view(mesh, camera.world_to_camera, camera.intrinsics, (width, height))
+    shown, alpha = results.photo_on_white(photo.rgba, (width, height))
+    return {
+        "mask_iou": mask_iou(view.mask, alpha >= 0.5),
+        "psnr": psnr(view.color, shown),
+        "ssim": ssim(view.color, shown),
+    }
+
+
+def _left_out(networks: CupidModel, structure: Structure, resolution: int) -> tuple[str, ...]:
+    notes = () if networks.has_stage_2 else (ONLY_STAGE_1,)
+    return (*notes, TOO_MANY_VOXELS) if len(structure.coords) > FILLED_SHARE * resolution**3 else notes
