@@ -1,8 +1,9 @@
 """`python -m backend evaluate cupid --assets DIR --out report.json`: CUPID and two baselines on unseen views.
 
 Shapes are compared after a scale-shift fit: `chamfer_visible`, `fscore_01` and `fscore_05` between the surfaces that
-the camera sees, each in its own camera's frame; `chamfer_full` between whole surfaces in the object's frame. Without a
-camera an answer gets the worst score where one is needed (180 degrees, mask IoU 0, Chamfer 1).
+the camera sees, each in its own camera's frame; `chamfer_full` between whole surfaces in the object's frame, where
+`voxel_iou` compares surface voxels as they are. With `--occluded` all is measured against the whole, uncovered object.
+Without a camera an answer gets the worst score where one is needed (180 degrees, mask IoU 0, Chamfer 1).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 import logging
 import time
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from backend.data.blender import BlenderNotFound
 from backend.evaluation import metrics
 from backend.evaluation.baselines import BANK_FILE, Bank, Baselines, load_bank, make_bank, render_bank, save_bank
 from backend.evaluation.contact_sheet import Recorder, contact_sheet
+from backend.evaluation.occluders import occluder
 from backend.evaluation.views import TestView, views_from_assets, views_from_shards
 from backend.formats.images import encode_png
 from backend.rendering.rasterizer import rasterize
@@ -39,7 +42,8 @@ NO_CAMERA = {
     "rotation_error_deg": 180.0, "rotation_error_sym_deg": 180.0, "focal_error": 1.0, "mask_iou": 0.0,
     "psnr": 0.0, "ssim": 0.0, "chamfer_visible": 1.0, "fscore_01": 0.0, "fscore_05": 0.0,
 }  # fmt: skip
-MEANS = ("mask_iou", "psnr", "ssim", "chamfer_visible", "fscore_01", "fscore_05", "chamfer_full")
+NOTHING = {"chamfer_full": 1.0, "voxel_iou": 0.0, **NO_CAMERA}
+MEANS = ("mask_iou", "psnr", "ssim", "chamfer_visible", "fscore_01", "fscore_05", "chamfer_full", "voxel_iou")
 MEDIANS = ("rotation_error_deg", "rotation_error_sym_deg", "focal_error")
 
 Answer = tuple[MeshData, np.ndarray | None, np.ndarray | None]
@@ -49,7 +53,10 @@ Answer = tuple[MeshData, np.ndarray | None, np.ndarray | None]
 def score(view: TestView, mesh: MeshData, camera: np.ndarray | None, intrinsics: np.ndarray | None) -> dict[str, float]:
     """All measures of one answer."""
     points = metrics.surface_points(mesh.vertices, mesh.faces, SAMPLES)
-    result = {"chamfer_full": metrics.shape_score(points, view.surface).chamfer}
+    result = {
+        "chamfer_full": metrics.shape_score(points, view.surface).chamfer,
+        "voxel_iou": metrics.voxel_iou(points, view.occupancy),
+    }
     if camera is None or intrinsics is None:
         return {**result, **NO_CAMERA}
     size = view.rgba.shape[1], view.rgba.shape[0]
@@ -100,7 +107,7 @@ def evaluate(
             entry["seconds"] = time.perf_counter() - started
             entry |= score(view, mesh, camera, intrinsics)
         except MaquetteError as error:
-            entry |= {"seconds": time.perf_counter() - started, "error": str(error), "chamfer_full": 1.0, **NO_CAMERA}
+            entry |= {"seconds": time.perf_counter() - started, "error": str(error), **NOTHING}
         entry["peak_mib"] = peak_mib()
         entries.append(entry)
         for name, found in others.items():
@@ -125,14 +132,18 @@ def _score_baseline(name: str, view: TestView, baselines: Baselines | None) -> d
     return {**score(view, guess.mesh, guess.world_to_camera, full), "seconds": seconds, "peak_mib": peak_mib()}
 
 
-def cupid_answer(parameters: dict[str, Any]) -> Callable[[TestView], Answer]:
-    """CUPID as a function of a view."""
+def cupid_answer(parameters: dict[str, Any], hidden: float = 0.0) -> Callable[[TestView], Answer]:
+    """CUPID as a function of a view, of which it sees all but the share `hidden`, which an occluder covers."""
     from backend.systems.cupid.pipeline import TASK, CupidSystem
 
     system = CupidSystem()
 
     def answer(view: TestView) -> Answer:
-        result = system.run(TASK, {"image": encode_png(view.rgba)}, parameters, Hooks())
+        inputs = {"image": encode_png(view.rgba)}
+        if hidden:
+            cover = occluder(view.rgba, hidden, zlib.crc32(f"{view.object_id} {view.view}".encode()))
+            inputs["occluder"] = encode_png(cover.astype(np.float32))
+        result = system.run(TASK, inputs, parameters, Hooks())
         data = {artifact.name: artifact.data for artifact in result.artifacts}
         camera = json.loads(data["camera.json"])
         mesh = mesh_from_bytes(data["asset.mesh"])
@@ -172,6 +183,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--weights", default="mini")
+    parser.add_argument(
+        "--occluded", type=float, default=0.0, help="share of each object that an occluder hides; measured on the whole"
+    )
     parser.add_argument("--bank", type=Path, default=BANK_FILE, help="the baselines' training views; made if missing")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sheet", type=Path, help="PNG of the first results: input, overlay and two other sides")
@@ -187,7 +201,8 @@ def main(arguments: Sequence[str]) -> int:
             logger.warning("no baselines: there are no training objects; give --shards or --bank")
         parameters = {"seed": options.seed, "steps": options.steps, "weights": options.weights}
         recorder = Recorder(options.sheet_count if options.sheet else 0)
-        report = evaluate(views, recorder.watch(cupid_answer(parameters)), Baselines(bank) if bank else None)
+        answer = recorder.watch(cupid_answer(parameters, options.occluded))
+        report = evaluate(views, answer, Baselines(bank) if bank else None)
     except (FileNotFoundError, BlenderNotFound) as error:
         raise MaquetteError("bad_input", str(error)) from error
     options.out.parent.mkdir(parents=True, exist_ok=True)

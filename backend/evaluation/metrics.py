@@ -103,6 +103,18 @@ def shape_score(points: np.ndarray, target: np.ndarray) -> ShapeScore:
     return ShapeScore(float((to_points.mean() + to_target.mean()) / 2), *scores)
 
 
+def voxel_iou(points: np.ndarray, occupancy: np.ndarray) -> float:
+    """IoU of the voxels that surface `points` [N,3] fall into and those of `occupancy` [R,R,R] bool, both widened by
+    one voxel: half of a thin surface's voxels are a matter of rounding."""
+    resolution = occupancy.shape[0]
+    cells = np.floor((points + 0.5) * resolution).astype(int)
+    cells = cells[((cells >= 0) & (cells < resolution)).all(-1)]
+    filled = np.zeros(occupancy.shape, bool)
+    filled[tuple(cells.T)] = True
+    first, second = ndimage.binary_dilation(filled), ndimage.binary_dilation(occupancy)
+    return float((first & second).sum() / max((first | second).sum(), 1))
+
+
 def surface_points(vertices: np.ndarray, faces: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     """`count` points [N,3] spread over a mesh by area."""
     corners = np.asarray(vertices, np.float64)[np.asarray(faces)]

@@ -55,3 +55,13 @@ def test_surface_points_follow_the_area():
     points = metrics.surface_points(vertices, np.array([[0, 1, 2], [3, 4, 5]]), 2000)
     assert (points[:, 2] > 1).mean() < 0.03 and (points[:, :2].sum(1) <= 1 + 1e-9).all()
     assert len(metrics.surface_points(vertices, np.zeros((0, 3), int), 5)) == 0
+
+
+def test_voxel_iou_of_the_same_and_of_a_moved_surface():
+    cube = np.zeros((32, 32, 32), bool)
+    cube[8:24, 8:24, 8] = True  # a plate one voxel thick
+    points = (np.argwhere(cube) + 0.5) / 32 - 0.5
+    assert metrics.voxel_iou(points, cube) == 1.0
+    assert metrics.voxel_iou(points + [0, 0, 1 / 32], cube) == pytest.approx(0.45, abs=0.02)  # two of four layers, less at the rim
+    assert metrics.voxel_iou(points + [0, 0, 0.4], cube) == 0.0
+    assert metrics.voxel_iou(points + 9.0, cube) == 0.0
