@@ -4,11 +4,13 @@ What stage 1 of mini answers is a likely shape and a camera near the right one; 
 steps bring them together: the camera turns and shifts a little until the voxels' silhouette lies on the photo's, then
 the most likely shape with exactly that silhouette is taken: voxels seen outside are dropped, every ray inside that
 meets no voxel gets the one that the network holds most likely, and gaps in the surface are closed. The focal length
-stays.
+stays. With several photos of the object each camera is fitted to its own, and the shape takes all outlines whose camera
+can be believed: what is left is within their visual hull.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +30,7 @@ PRIOR = 0.004  # cost of one unit, squared; silhouettes that differ entirely cos
 EVALUATIONS = 260  # of the cost, a blur
 OUTSIDE = 0.6  # voxels of the picture: a voxel seen this far outside the silhouette is dropped
 LEAST_IOU = 0.2  # below it the camera shows the object somewhere else, and no voxel is touched
+BELIEVED_IOU = 0.7  # from which on the camera of a further photo may take voxels away
 ATTACHED = 2.0  # logits that a voxel's distance from the shape, in voxels, weighs when rays are filled: no crumbs
 CLOSED = 3  # voxels: gaps in the surface up to about twice as wide are closed
 KEPT_SHARE = 0.3  # of the voxels; if carving would leave less, the shape is left as it is
@@ -49,22 +52,41 @@ def fit_silhouette(logits: np.ndarray, camera: Camera, alpha: np.ndarray) -> Sil
 
     Raises ValueError when no voxel is occupied or the alpha is empty.
     """
-    mask = small_mask(alpha)
+    return fit_silhouettes(logits, [camera], [alpha])[0]
+
+
+def fit_silhouettes(
+    logits: np.ndarray, cameras: Sequence[Camera], alphas: Sequence[np.ndarray]
+) -> list[SilhouetteFit]:
+    """The same for several photos of one object: a fit for each, all with the one shape in ``occupied``.
+
+    The camera of the first photo reshapes it from ``LEAST_IOU`` on, those of further photos from ``BELIEVED_IOU`` on.
+    """
+    masks = [small_mask(alpha) for alpha in alphas]
     occupied = logits > 0
-    if not occupied.any() or not mask.any():
+    if not occupied.any() or not all(mask.any() for mask in masks):
         raise ValueError("There is nothing to fit; the object or its silhouette is empty.")
     resolution = logits.shape[0]
     points = (np.argwhere(occupied) + 0.5) / resolution - 0.5
-    solved = overlap(points, camera, mask, resolution)
-    moved_camera = _move(points, camera, mask, resolution)
-    moved = overlap(points, moved_camera, mask, resolution)
-    if moved < solved:
-        moved, moved_camera = solved, camera
-    if moved < LEAST_IOU:
-        return SilhouetteFit(camera, occupied, solved, solved, solved)
-    reshaped = _reshape(logits, moved_camera, mask)
+    found: list[tuple[Camera, float, float]] = []
+    carving: list[tuple[Camera, np.ndarray]] = []
+    for index, (camera, mask) in enumerate(zip(cameras, masks, strict=True)):
+        solved = overlap(points, camera, mask, resolution)
+        better = _move(points, camera, mask, resolution)
+        moved = overlap(points, better, mask, resolution)
+        if moved < solved:
+            moved, better = solved, camera
+        if moved < LEAST_IOU:
+            moved, better = solved, camera
+        elif index == 0 or moved >= BELIEVED_IOU:
+            carving.append((better, mask))
+        found.append((better, solved, moved))
+    reshaped = _reshape(logits, carving)
     points = (np.argwhere(reshaped) + 0.5) / resolution - 0.5
-    return SilhouetteFit(moved_camera, reshaped, solved, moved, overlap(points, moved_camera, mask, resolution))
+    return [
+        SilhouetteFit(camera, reshaped, solved, moved, overlap(points, camera, mask, resolution))
+        for (camera, solved, moved), mask in zip(found, masks, strict=True)
+    ]
 
 
 def small_mask(alpha: np.ndarray) -> np.ndarray:
@@ -179,25 +201,58 @@ def _box(mask: np.ndarray) -> tuple[np.ndarray, float]:
     return (low + high) / 2 / len(mask), float((high - low).max()) / len(mask)
 
 
-def _reshape(logits: np.ndarray, camera: Camera, mask: np.ndarray) -> np.ndarray:
-    """The most likely occupancy whose silhouette is ``mask``."""
-    resolution, size = logits.shape[0], len(mask)
-    points = (np.argwhere(np.ones_like(logits, bool)) + 0.5) / resolution - 0.5
-    columns, rows, seen = _pixels(points, camera, size)
-    outside = ndimage.distance_transform_edt(~mask)[rows, columns]
-    allowed = seen & (outside <= OUTSIDE * _voxel_pixels(camera, resolution, size))
+@dataclass(frozen=True)
+class _SeenGrid:
+    """All voxels of a grid in one view: column and row [N] in ``mask``, which are in the picture, a voxel's pixels."""
+
+    camera: Camera
+    mask: np.ndarray
+    columns: np.ndarray
+    rows: np.ndarray
+    seen: np.ndarray
+    voxel: float
+
+    @classmethod
+    def of(cls, points: np.ndarray, camera: Camera, mask: np.ndarray, resolution: int) -> _SeenGrid:
+        return cls(camera, mask, *_pixels(points, camera, len(mask)), _voxel_pixels(camera, resolution, len(mask)))
+
+    def allowed(self) -> np.ndarray:
+        """Which voxels [N] do not show outside of the silhouette."""
+        outside = ndimage.distance_transform_edt(~self.mask)[self.rows, self.columns]
+        return np.asarray(self.seen & (outside <= OUTSIDE * self.voxel))
+
+
+def _reshape(logits: np.ndarray, views: Sequence[tuple[Camera, np.ndarray]]) -> np.ndarray:
+    """The most likely occupancy whose silhouettes are the masks of ``views``; one that takes too much is left out."""
+    points = (np.argwhere(np.ones_like(logits, bool)) + 0.5) / logits.shape[0] - 0.5
     likely = logits.reshape(-1)
-    kept = (likely > 0) & allowed
-    if kept.sum() < KEPT_SHARE * (likely > 0).sum():
+    allowed, used = np.ones(len(points), bool), []
+    for camera, mask in views:
+        view = _SeenGrid.of(points, camera, mask, logits.shape[0])
+        both = allowed & view.allowed()
+        if ((likely > 0) & both).sum() >= KEPT_SHARE * (likely > 0).sum():
+            allowed, used = both, [*used, view]
+    if not used:
         return logits > 0
-    missing = mask & ~silhouette(points[kept], camera, resolution, size)
-    candidates = np.flatnonzero(seen & mask[rows, columns] & ~kept)
+    kept = (likely > 0) & allowed
+    for view in used:
+        _fill_rays(kept, allowed, logits, points, view)
+    return _closed_shell(kept.reshape(logits.shape), allowed.reshape(logits.shape))
+
+
+def _fill_rays(
+    kept: np.ndarray, allowed: np.ndarray, logits: np.ndarray, points: np.ndarray, view: _SeenGrid
+) -> None:
+    """Add to ``kept`` [N] the likeliest allowed voxel on every ray of the view's mask that meets none."""
+    size, rows, columns = len(view.mask), view.rows, view.columns
+    missing = view.mask & ~silhouette(points[kept], view.camera, logits.shape[0], size)
+    candidates = np.flatnonzero(allowed & view.seen & view.mask[rows, columns] & ~kept)
     away = ndimage.distance_transform_edt(~kept.reshape(logits.shape)).reshape(-1)
-    wanted = likely[candidates] - ATTACHED * away[candidates]
+    wanted = logits.reshape(-1)[candidates] - ATTACHED * away[candidates]
     candidates = candidates[np.argsort(-wanted, kind="stable")]
     pixels = rows[candidates] * size + columns[candidates]
     first = np.unique(pixels, return_index=True)[1]  # the likeliest voxel behind each pixel
-    meets = _disc(ADDED * _voxel_pixels(camera, resolution, size))
+    meets = _disc(ADDED * view.voxel)
     reach = meets.shape[0] // 2
     padded = np.pad(missing, reach)
     for index in candidates[np.sort(first)]:
@@ -206,7 +261,6 @@ def _reshape(logits: np.ndarray, camera: Camera, mask: np.ndarray) -> np.ndarray
         if (window & meets).any():
             kept[index] = True
             window[meets] = False
-    return _closed_shell(kept.reshape(logits.shape), allowed.reshape(logits.shape))
 
 
 def _closed_shell(occupied: np.ndarray, allowed: np.ndarray) -> np.ndarray:
