@@ -11,7 +11,7 @@ import bpy
 
 from ...backend.contract.errors import MaquetteError
 from ...backend.contract.messages import MessageError
-from ..runtime import session
+from ..runtime import inputs, session
 from ..runtime.intent import ApplyIntent, intent_from_json, intent_to_json
 from ..runtime.job_store import JobRecord
 from ..runtime.pictures import inspect_picture, normalised_focal
@@ -50,9 +50,7 @@ def retry_job(job_id: str) -> JobRecord:
     """Send a finished, failed or cancelled job once more, as a new job. Errors: `MaquetteError`."""
     current = session.get()
     old = job_record(job_id)
-    picture = current.store.input_path(old)
-    if picture is None:
-        inspect_picture(Path(old.image_path))
+    files = {name: str(path) for name, path in inputs.input_files(current.store, old).items()}
     fresh = JobRecord(
         uuid.uuid4().hex,
         old.title,
@@ -60,9 +58,10 @@ def retry_job(job_id: str) -> JobRecord:
         old.task,
         old.parameters,
         _renewed(old.origin),
-        str(picture),
+        files.pop("image", ""),
         time.time(),
-        old.mask_path,
+        files.pop("mask", ""),
+        more_inputs=files,
     )
     return current.submit(fresh)
 
@@ -111,6 +110,7 @@ def provenance_of(record: JobRecord) -> dict[str, Any]:
         "image_path": record.image_path,
         "image_sha256": record.input_sha256,
         "mask_path": record.mask_path,
+        "more_inputs": record.more_inputs,
         "created": record.created,
         "parameters": record.parameters,
         "origin": record.origin,

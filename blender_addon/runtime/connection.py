@@ -35,6 +35,7 @@ from ...backend.contract.messages import (
     from_json,
     to_json,
 )
+from .job_store import kept_name
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +47,11 @@ RETRY_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class SubmitJob:
-    """Upload the picture, and the mask if there is one, and start the job. `folder` receives a copy of the picture."""
+    """Upload the files (by input name) and start the job. `folder` receives a copy of each."""
 
     request: JobRequest
-    image_path: Path
+    files: dict[str, Path]
     folder: Path
-    mask_path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -290,16 +290,16 @@ def _execute(client: _Client, command: Command) -> Report | None:
 
 
 def _submit(client: _Client, command: SubmitJob) -> JobSubmitted:
-    data = command.image_path.read_bytes()
-    copy = command.folder / ("input" + command.image_path.suffix.lower())
-    if copy != command.image_path:
-        shutil.copyfile(command.image_path, copy)
-    inputs = {"image": client.upload(data)}
-    if command.mask_path is not None:
-        inputs["mask"] = client.upload(command.mask_path.read_bytes())
+    inputs = {}
+    for name, path in command.files.items():
+        inputs[name] = client.upload(path.read_bytes())
+        copy = command.folder / kept_name(name, path.suffix)
+        if copy != path:
+            shutil.copyfile(path, copy)
     body = to_json(command.request) | {"inputs": inputs}
     summary = from_json(JobSummary, client.call("POST", "/jobs", json=body))
-    return JobSubmitted(summary, inputs["image"], copy.name)
+    picture = kept_name("image", command.files["image"].suffix) if "image" in inputs else ""
+    return JobSubmitted(summary, inputs.get("image", ""), picture)
 
 
 def _fetch(client: _Client, command: FetchJob) -> JobFetched:

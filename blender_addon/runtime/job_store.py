@@ -1,6 +1,6 @@
 """The add-on's own view of its jobs, kept on disk so that results can be applied after a restart.
 
-One folder a job below `root`: `job.json` (a `JobRecord`), the picture it was made from, and the artifacts.
+One folder a job below `root`: `job.json` (a `JobRecord`), copies of what it was made from, and the artifacts.
 Only the main thread calls the store; the connection's thread writes artifact files into the folders.
 """
 
@@ -32,6 +32,8 @@ _PROGRESS = {"stage", "fraction", "position", "message", "waiting"}
 class JobRecord:
     """One job. `origin` says what to do with the result (`intent.ApplyIntent` as JSON); `fraction` is in [0, 1].
 
+    `more_inputs` maps the names of inputs beside image and mask to file paths (`inputs` lists them).
+
     `downloaded` means every artifact lies in the job's folder; `applied` counts how often the result was applied.
     """
 
@@ -57,6 +59,7 @@ class JobRecord:
     waiting: str = ""
     failure: Failure | None = None
     report: dict[str, Any] = field(default_factory=dict)
+    more_inputs: dict[str, str] = field(default_factory=dict)
 
     @property
     def active(self) -> bool:
@@ -140,11 +143,14 @@ class JobStore:
         """Where the artifact `name` lies once it is downloaded."""
         return self.folder(job_id) / name
 
-    def input_path(self, record: JobRecord) -> Path | None:
-        """The picture: where the artist chose it, else our copy; None when both are gone."""
-        for path in (Path(record.image_path), self.folder(record.job_id) / (record.input_name or "missing")):
-            if path.is_file():
-                return path
+    def input_path(self, record: JobRecord, name: str = "image") -> Path | None:
+        """An input's file: where the artist chose it, else our copy; None when both are gone."""
+        chosen = {"image": record.image_path, "mask": record.mask_path, **record.more_inputs}.get(name, "")
+        path = Path(chosen)
+        kept = record.input_name if name == "image" else kept_name(name, path.suffix)
+        for candidate in (path, self.folder(record.job_id) / (kept or "missing")):
+            if chosen and candidate.is_file():
+                return candidate
         return None
 
     def _later(self, task: Callable[[], None]) -> None:
@@ -159,6 +165,11 @@ class JobStore:
         temporary = folder / "job.json.part"
         temporary.write_text(json.dumps(to_json(record), indent=1), "utf-8")
         os.replace(temporary, folder / "job.json")
+
+
+def kept_name(name: str, suffix: str) -> str:
+    """What the copy of the input `name` is called in a job's folder: input.png, input_mask.png."""
+    return ("input" if name == "image" else f"input_{name}") + suffix.lower()
 
 
 def _logged(task: Callable[[], None]) -> None:

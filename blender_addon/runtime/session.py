@@ -19,9 +19,10 @@ from typing import Any
 import bpy
 
 from ...backend.contract.errors import Failure, MaquetteError
-from ...backend.contract.messages import JobEvent, JobRequest, JobSummary
+from ...backend.contract.messages import JobEvent, JobSummary
 from .. import package, properties
 from . import connection as wire
+from . import inputs
 from .backend_process import BackendProcess, State
 from .connection import Connection
 from .data_folder import DataFolder, claim_data_folder
@@ -316,17 +317,12 @@ class Session:
             self._connection = None
 
     def _send_job(self, record: JobRecord) -> None:
-        image = self.store.input_path(record)
         if self._connection is None:
             return  # sent on `Connected`
-        if image is None:
-            name = Path(record.image_path).name
-            text = f'The picture "{name}" was not found. Choose another one.'
-            self.store.update(record.job_id, state="failed", failure=Failure("bad_input", text, "", "choose_image"))
-            return
-        request = JobRequest(record.job_id, record.system, record.task, {}, record.parameters, record.origin)
-        mask = Path(record.mask_path) if record.mask_path else None
-        self._connection.send(wire.SubmitJob(request, image, self.store.folder(record.job_id), mask))
+        try:
+            self._connection.send(inputs.submission(self.store, record))
+        except MaquetteError as error:
+            self.store.update(record.job_id, state="failed", failure=error.failure)
 
     def _take(self, report: wire.Report) -> None:
         if isinstance(report, wire.EventArrived):
