@@ -1,9 +1,9 @@
 """A real Blender's window, driven from the installation of the zip to a result seen through its camera.
 
-    python -m tests.real_blender.window [--blender 4.3] [--photo FILE] [--pictures docs/pictures] [--brief]
+    python -m tests.real_blender.window [--scenario single] [--blender 4.3] [--pictures docs/pictures] [--brief]
 
-prints what was seen as one JSON line. --pictures receives sidebar.png, generate.png and result.png, which the README
-shows. Root is needed (see `debian_blender`); MAQUETTE_BLENDER_ROOTS names a folder with Blenders installed before.
+prints what was seen as one JSON line. --pictures receives the scenario's screenshots, which README and docs show. Root
+is needed (see `debian_blender`); MAQUETTE_BLENDER_ROOTS names a folder with Blenders installed before.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -23,20 +24,39 @@ from tests.real_blender import debian_blender
 
 # A render of "Bedside table" by Nhumrod, CC0, from the Debian package sweethome3d-furniture (BlendSwap-CC-0).
 PHOTO = Path(__file__).parent / "bedside_table.png"
-PICTURES = ("sidebar.png", "generate.png", "result.png")
+EXAMPLES = build.ROOT / "examples" / "pictures"
 SCREEN = "1400x900"
 TIMEOUT = 300.0  # seconds: the start of Blender, the jobs, and the patience that the driver has with each
 
 
-def drive(version: str, folder: Path, archive: Path, photo: Path = PHOTO) -> dict:
-    """Drive Blender `version` through both jobs; the screenshots are in `folder` then, which is emptied before.
+@dataclass(frozen=True)
+class Scenario:
+    """One way through the window. `files` are copied into the folder; the driver finds their paths in its plan.
+
+    `pictures` are the screenshots worth showing, by the names that the driver gives them.
+    """
+
+    script: str
+    pictures: tuple[str, ...]
+    files: dict[str, Path] = field(default_factory=dict)
+
+
+SCENARIOS = {
+    "single": Scenario("drive_window.py", ("sidebar.png", "generate.png", "result.png"), {"photo": PHOTO}),
+}
+
+
+def drive(version: str, folder: Path, archive: Path, scenario: str = "single") -> dict:
+    """Drive Blender `version` through a scenario; the screenshots are in `folder` then, which is emptied before.
 
     archive: the extension's zip. Returns what the driver saw, with everything that was printed under `printed`.
     """
     clear(folder)
     Image.new("RGB", (320, 240), (200, 120, 60)).save(folder / "picture.png")
-    shutil.copy(photo, folder / photo.name)
-    return run_script(version, folder, archive, "drive_window.py", {"photo": str(folder / photo.name)})
+    chosen, plan = SCENARIOS[scenario], {}
+    for name, path in chosen.files.items():
+        plan[name] = shutil.copy(path, folder / path.name)
+    return run_script(version, folder, archive, chosen.script, {name: str(path) for name, path in plan.items()})
 
 
 def clear(folder: Path) -> None:
@@ -81,13 +101,13 @@ def main() -> int:
     """Drive one window and print what was seen."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blender", choices=sorted(debian_blender.SUITES), default="4.3")
-    parser.add_argument("--photo", type=Path, default=PHOTO)
-    parser.add_argument("--pictures", type=Path, help="a folder for the README's pictures")
+    parser.add_argument("--scenario", choices=sorted(SCENARIOS), default="single")
+    parser.add_argument("--pictures", type=Path, help="a folder for the pictures of README and docs")
     parser.add_argument("--brief", action="store_true", help="print only the times of CUPID's job")
     options = parser.parse_args()
-    folder = build.BUILD / "window" / options.blender
+    folder = build.BUILD / "window" / f"{options.scenario}-{options.blender}"
     try:
-        seen = drive(options.blender, folder, linux_zip(), options.photo.resolve())
+        seen = drive(options.blender, folder, linux_zip(), options.scenario)
     except debian_blender.NoRealBlender as error:
         sys.stderr.write(f"{error}\n")
         return build.NO_REAL_BLENDER
@@ -95,9 +115,9 @@ def main() -> int:
     if "failure" in seen:
         sys.stderr.write(printed)
     if options.pictures is not None:
-        for name in PICTURES:
+        for name in SCENARIOS[options.scenario].pictures:
             shutil.copy(folder / name, options.pictures / name)
-    if options.brief and "cupid" in seen["jobs"]:
+    if options.brief and "cupid" in seen.get("jobs", {}):
         job = seen["jobs"]["cupid"]
         times = {name: job[name] for name in ("seconds", "ticks", "timer_p99_ms", "timer_max_ms")}
         seen = {"blender": f"{seen['version']} in a window", **times}
