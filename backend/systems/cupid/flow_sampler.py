@@ -21,6 +21,9 @@ Velocity = Callable[[Tensor, Tensor, Any], Tensor]
 StepCallback = Callable[[int, int, Tensor], None]
 """``on_step(done, total, predicted x_0)`` after every step; raises to stop the sampling (cancelled)."""
 
+Constraint = Callable[[Tensor, float], Tensor]
+"""``constrain(x_t, t) -> x_t`` with what is known put in its place; called at every time of the sequence."""
+
 
 @dataclass(frozen=True)
 class FlowSettings:
@@ -63,11 +66,26 @@ def denormalise(x: Tensor, normalization: Mapping[str, list[float]] | None) -> T
     """``x`` [B, C, ...] * std [C] + mean [C]; unchanged without a normalization."""
     if not normalization:
         return x
+    mean, std = _statistics(x, normalization)
+    return x * std + mean
+
+
+def normalise(x: Tensor, normalization: Mapping[str, list[float]] | None, first: int = 0) -> Tensor:
+    """The inverse of ``denormalise`` for ``x`` [B, C, ...] that holds the channels from ``first`` on."""
+    if not normalization:
+        return x
+    mean, std = _statistics(x, normalization, first)
+    return (x - mean) / std
+
+
+def _statistics(x: Tensor, normalization: Mapping[str, list[float]], first: int = 0) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the channels of ``x`` [B, C, ...], which begin at channel ``first``."""
     shape = (1, -1, *[1] * (x.ndim - 2))
     mean, std = (
-        torch.tensor(normalization[key], dtype=x.dtype, device=x.device).view(shape) for key in ("mean", "std")
+        torch.tensor(normalization[key][first : first + x.shape[1]], dtype=x.dtype, device=x.device).view(shape)
+        for key in ("mean", "std")
     )
-    return x * std + mean
+    return mean, std
 
 
 def noisy_sample(x_0: Tensor, noise: Tensor, t: Tensor, sigma_min: float = 1e-5) -> Tensor:
@@ -110,20 +128,24 @@ def sample_flow(
     settings: FlowSettings | None = None,
     on_step: StepCallback | None = None,
     keep: bool = False,
+    constrain: Constraint | None = None,
 ) -> FlowResult:
     """Integrate from ``noise`` [B, ...] at t = 1 to t = 0.
 
     ``on_step`` runs after every step: it reports progress and may raise to cancel. ``keep`` stores every step.
+    ``constrain`` corrects the start, what every step arrives at and so the samples.
     """
     settings = settings or FlowSettings()
     times = time_sequence(settings.steps, settings.rescale_t).tolist()
-    x = noise
+    x = noise if constrain is None else constrain(noise, times[0])
     trajectory: list[Tensor] = []
     predictions: list[Tensor] = []
     for step, (t, t_next) in enumerate(zip(times[:-1], times[1:], strict=True), start=1):
         v = guided_velocity(velocity, x, t, cond, neg_cond, settings)
         x_0 = predicted_start(x, t, v, settings.sigma_min)
         x = x - (t - t_next) * v
+        if constrain is not None:
+            x = constrain(x, t_next)
         if keep:
             trajectory.append(x)
             predictions.append(x_0)

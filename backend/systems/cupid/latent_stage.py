@@ -11,13 +11,14 @@ from backend.contract.meshes import MeshData
 from backend.nn.sparse_tensor import SparseTensor
 from backend.systems.base import Hooks
 from backend.systems.cupid import model
+from backend.systems.cupid.condition import Condition
 from backend.systems.cupid.flow_sampler import denormalise, sample_flow, with_steps
 from backend.systems.cupid.mesh_cleanup import visible_parts
 from backend.systems.cupid.occupancy_mesh import mesh_from_occupancy
 from backend.systems.cupid.photo import Photo
 from backend.systems.cupid.photo_texture import textured_mesh
 from backend.systems.cupid.structure_decode import Structure, voxel_uv
-from backend.systems.cupid.structure_stage import Condition, SolvedCamera
+from backend.systems.cupid.structure_stage import SolvedCamera
 
 
 def sample_latent(

@@ -39,12 +39,13 @@ CLASSES = {
 }
 STAGE_1 = ("image_encoder", "structure_flow", "ss_dec", "uv_dec")
 STAGE_2 = ("slat_flow", "slat_dec_mesh")
-OPTIONAL = ("slat_enc",)
+OPTIONAL = ("slat_enc", "uv_enc")  # uv_enc: only for known cameras
 
 PUBLISHED_ROLES = {
     "sparse_structure_flow_model": "structure_flow",
     "sparse_structure_decoder": "ss_dec",
     "sparse_structure_uv_decoder": "uv_dec",
+    "sparse_structure_uv_encoder": "uv_enc",
     "slat_flow_model": "slat_flow",
     "slat_decoder_mesh": "slat_dec_mesh",
     "slat_decoder_gs": "slat_dec_gs",

@@ -10,13 +10,14 @@ from backend.contract.meshes import MeshData
 from backend.rendering.image_metrics import mask_iou, psnr, ssim
 from backend.systems.base import Hooks
 from backend.systems.cupid import results
+from backend.systems.cupid.condition import encode_photo
 from backend.systems.cupid.latent_stage import decode_mesh, mesh_from_structure, sample_latent
 from backend.systems.cupid.model import CupidModel
 from backend.systems.cupid.photo import Photo
 from backend.systems.cupid.request import Request
 from backend.systems.cupid.silhouette_fit import SilhouetteFit
 from backend.systems.cupid.structure_decode import Structure
-from backend.systems.cupid.structure_stage import SolvedCamera, encode_photo, find_structure
+from backend.systems.cupid.structure_stage import SolvedCamera, find_structure
 
 ONLY_STAGE_1 = "stage 2 not trained: mesh from occupancy"
 TOO_MANY_VOXELS = "too many voxels for stage 2: mesh from occupancy"
@@ -40,7 +41,7 @@ def make_object(
     """Stages encode_image to decode_mesh. Errors: `MaquetteError` when no object takes shape."""
     hooks.stage("encode_image")
     condition = encode_photo(networks, photo)
-    found = find_structure(networks, condition, photo, generator, request.steps, request.focal, hooks)
+    found = find_structure(networks, condition, photo, generator, request, hooks)
     if found.camera.message:
         hooks.message(found.camera.message)
     structure, camera, resolution = found.structure, found.camera, found.resolution

@@ -7,7 +7,6 @@ the one that the others and the photo's silhouette agree with most goes on.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,20 +18,20 @@ from backend.contract.errors import MaquetteError
 from backend.contract.frames import uncrop_intrinsics
 from backend.systems.base import Hooks
 from backend.systems.cupid import camera_solver
-from backend.systems.cupid.flow_sampler import denormalise, sample_flow, with_steps
-from backend.systems.cupid.image_encoder import SPECIAL_TOKENS
+from backend.systems.cupid.condition import Condition
+from backend.systems.cupid.known_camera import KnownCamera, uv_latent
 from backend.systems.cupid.model import CupidModel, CupidSettings
-from backend.systems.cupid.occlusion import token_weights
 from backend.systems.cupid.photo import Photo
-from backend.systems.cupid.pose import Camera
+from backend.systems.cupid.pose import Camera, reprojection_error
+from backend.systems.cupid.request import Request
 from backend.systems.cupid.silhouette_fit import SilhouetteFit, fit_silhouette, overlap, small_mask
 from backend.systems.cupid.structure_decode import MIN_ACTIVE, Structure, decode_structure, voxel_centres
+from backend.systems.cupid.structure_sampler import sample_structure
 
 logger = logging.getLogger(__name__)
 
 SAME_VIEW = np.radians(30)  # views this close count as agreeing
 TRUSTED_OUTLINE = 0.7  # IoU of the silhouettes below which a fitted camera should not be believed
-LATENT_CHANNELS = 8  # the first half of the structure latent is occupancy, the second the UV cube
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class SolvedCamera:
 
     @property
     def trusted(self) -> bool:
-        """A fitted camera is judged by the outline it leads to, any other by its residual."""
+        """A fitted or known camera is judged by the outline it leads to, any other by its residual."""
         if self.crop is None:
             return False
         return self.crop.trusted if self.outline is None else self.outline >= TRUSTED_OUTLINE
@@ -70,45 +69,18 @@ class Hypothesis:
     fit: SilhouetteFit | None
 
 
-@dataclass(frozen=True)
-class Condition:
-    """What the flows see of one photo: `tokens` [1,M,C] and their visibility `weights` [1,M] (spec 8; None: all)."""
-
-    tokens: Tensor
-    weights: Tensor | None = None
-
-    def repeated(self, count: int) -> Condition:
-        """The same for each of `count` samples."""
-        weights = None if self.weights is None else self.weights.expand(count, -1)
-        return Condition(self.tokens.expand(count, -1, -1), weights)
-
-    def empty(self) -> Condition:
-        """The null condition: all zeros, nothing weighted."""
-        return Condition(torch.zeros_like(self.tokens))
-
-
-def encode_photo(networks: CupidModel, photo: Photo) -> Condition:
-    """Stage encode_image: the tokens of the picture and, behind an occluder, how much of each patch is visible."""
-    tokens = networks["image_encoder"](photo.encoder_input.to(networks.device))
-    if photo.occluder is None:
-        return Condition(tokens)
-    occluder = torch.from_numpy(photo.occluder)[None, None].to(tokens.device)
-    patches = math.isqrt(tokens.shape[1] - SPECIAL_TOKENS)
-    return Condition(tokens, token_weights(occluder, patches, SPECIAL_TOKENS))
-
-
 def find_structure(
     networks: CupidModel,
     condition: Condition,
     photo: Photo,
     generator: torch.Generator,
-    steps: int | None,
-    focal: float | None,
+    request: Request,
     hooks: Hooks,
 ) -> Hypothesis:
     """Stages sample_structure and solve_camera. Errors: `MaquetteError` if hardly any voxel is occupied."""
     hooks.stage("sample_structure")
-    occupancy, uv_logits = sample_structure(networks, condition, generator, steps, hooks)
+    known = None if request.camera is None else uv_latent(networks, request.camera, photo.box)
+    occupancy, uv_logits = sample_structure(networks, condition, generator, request.steps, hooks, known)
     hooks.stage("solve_camera")
     alpha = photo.crop.image[..., 3] / 255.0
     found: list[Hypothesis] = []
@@ -118,7 +90,11 @@ def find_structure(
         each = occupancy[item : item + 1], uv_logits[item : item + 1]
         structure = _decode(*each)
         if len(structure.coords) >= MIN_ACTIVE:
-            camera = solve_camera(structure, each[1], photo, networks.settings, focal)
+            camera = (
+                solve_camera(structure, each[1], photo, networks.settings, request.focal)
+                if request.camera is None
+                else given_camera(structure, each[1], photo, networks.settings, request.camera)
+            )
             found.append(Hypothesis(structure, occupancy.shape[-1], camera, None))
             logits.append(each[0][0, 0].cpu().numpy())
     if not found:
@@ -128,7 +104,9 @@ def find_structure(
             detail=f"{len(occupancy)} tried", next_step="retry",
         )
     best = best_hypothesis(found, alpha)
-    return fitted(found[best], logits[best], alpha, photo) if networks.settings.fit_silhouette else found[best]
+    if not networks.settings.fit_silhouette or request.camera is not None:
+        return found[best]
+    return fitted(found[best], logits[best], alpha, photo)
 
 
 def best_hypothesis(found: Sequence[Hypothesis], alpha: np.ndarray) -> int:
@@ -174,29 +152,6 @@ def fitted(hypothesis: Hypothesis, logits: np.ndarray, alpha: np.ndarray, photo:
     return replace(hypothesis, structure=structure, camera=moved, fit=fit)
 
 
-def sample_structure(
-    networks: CupidModel, condition: Condition, generator: torch.Generator, steps: int | None, hooks: Hooks
-) -> tuple[Tensor, Tensor]:
-    """Logits of occupancy [N,1,R,R,R] and UV cube [N,3,R,R,R] of N hypotheses."""
-    flow, settings = networks["structure_flow"], networks.settings
-    side, count = flow.resolution, settings.hypotheses
-    noise = torch.randn((count, flow.in_channels, side, side, side), generator=generator).to(networks.device)
-    shown = condition.repeated(count)
-
-    def velocity(x: Tensor, t: Tensor, seen: Condition) -> Tensor:
-        answer: Tensor = flow(x, t, seen.tokens, seen.weights)
-        return answer
-
-    sampler = with_steps(settings.structure_sampler, steps)
-    sampled = sample_flow(
-        velocity, noise, shown, shown.empty(), sampler, on_step=lambda i, n, _: hooks.step(i, n)
-    ).samples
-    latent = denormalise(sampled, settings.structure_normalization)
-    occupancy = networks["ss_dec"](latent[:, :LATENT_CHANNELS])
-    uv_logits = networks["uv_dec"](latent[:, LATENT_CHANNELS:])
-    return occupancy.float(), uv_logits.float()
-
-
 def solve_camera(
     structure: Structure, uv_logits: Tensor, photo: Photo, settings: CupidSettings, focal: float | None
 ) -> SolvedCamera:
@@ -218,6 +173,25 @@ def solve_camera(
         f"The camera is uncertain (about {residual_px:.0f} pixels off); check it or try another seed."
     )
     return SolvedCamera(camera, intrinsics, residual_px, message)
+
+
+def given_camera(
+    structure: Structure, uv_logits: Tensor, photo: Photo, settings: CupidSettings, known: KnownCamera
+) -> SolvedCamera:
+    """The known camera, with how far the sampled UV cube is from it and how well the sampled object fits the photo."""
+    crop = Camera(known.of_crop(photo.box), known.world_to_camera, 0.0)
+    points, uv = camera_solver.pose_points(structure, uv_logits, settings.camera)
+    crop = replace(crop, residual=reprojection_error(points, uv, crop.intrinsics, crop.world_to_camera))
+    left, _, right, _ = photo.box
+    residual_px = crop.residual * (right - left) * photo.picture.original_size[0]
+    resolution = uv_logits.shape[-1]
+    centres = voxel_centres(structure.coords, resolution).cpu().numpy().astype(np.float64)
+    outline = overlap(centres, crop, small_mask(photo.crop.image[..., 3] / 255.0), resolution)
+    message = "" if outline >= TRUSTED_OUTLINE else (
+        f"Under the known camera the object covers only {100 * outline:.0f} % of the photo's outline; "
+        "check that the camera belongs to this photo and to the object's unit cube."
+    )
+    return SolvedCamera(crop, known.intrinsics, residual_px, message, outline)
 
 
 def _decode(occupancy: Tensor, uv_logits: Tensor) -> Structure:

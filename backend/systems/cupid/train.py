@@ -32,6 +32,7 @@ from .occlusion import OCCLUDER_CHANNELS, hide, random_occluders, token_weights
 from .structure_flow import SparseStructureFlowModel
 from .structure_latents import LatentSet
 from .structure_vae import SparseStructureDecoder, SparseStructureEncoder
+from .uv_cube import uv_volumes
 
 logger = logging.getLogger(__name__)
 
@@ -65,21 +66,6 @@ class TrainRequest:
 def model_config(config: str) -> dict[str, dict]:
     """The `models` of the configuration `config`: role to {"name", "args"}."""
     return json.loads((CONFIGS / f"{config}.json").read_text())["models"]
-
-
-def uv_volumes(world_to_camera: torch.Tensor, intrinsics: torch.Tensor, resolution: int) -> torch.Tensor:
-    """UV cubes [B,3,R,R,R] = [support, u, v] of cameras [B,4,4] and normalised intrinsics [B,3,3] (12.1).
-
-    The support is where a voxel centre falls into the image, with the published margin of 0.01.
-    """
-    axis = (torch.arange(resolution, device=intrinsics.device) + 0.5) / resolution - 0.5
-    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
-    camera = grid @ world_to_camera[:, :3, :3].transpose(1, 2) + world_to_camera[:, None, :3, 3]
-    pixels = camera @ intrinsics.transpose(1, 2)
-    uv = pixels[..., :2] / pixels[..., 2:].clamp_min(1e-6)
-    support = ((uv >= 0.01) & (uv <= 0.99)).all(-1, keepdim=True).to(uv.dtype)
-    volume = torch.cat([support, uv.clamp(0, 1)], -1)
-    return volume.transpose(1, 2).reshape(len(intrinsics), 3, resolution, resolution, resolution)
 
 
 class Autoencoder(nn.Module):
