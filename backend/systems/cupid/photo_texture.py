@@ -2,12 +2,13 @@
 
 Every texel is a point of the surface. Where the camera sees it (nearest in depth, not at a grazing angle, inside the
 object's mask) it takes the photo's colour. Where it does not, but the point mirrored at the plane x = 0 is seen and the
-shape is symmetric, it takes that colour. Everything else blends into base colours: the decoder's, corrected by what
-the photo shows nearby, or the nearest seen colours.
+shape is symmetric, it takes that colour. Several photos are blended by angle (`photo_blend`). Everything else blends
+into base colours: the decoder's, corrected by what the photo shows nearby, or the nearest seen colours.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +23,7 @@ from backend.geometry.unwrap import unwrap
 from backend.rendering.bake import covered_texels, paint
 from backend.rendering.rasterizer import rasterize
 from backend.rendering.views import sample_bilinear, vertex_normals
+from backend.systems.cupid.photo_blend import PhotoBlend, Projection
 
 TEXTURE_SIZE = 1024
 PLAIN = np.array([0.7, 0.7, 0.7])  # where the photo says nothing at all
@@ -37,6 +39,9 @@ SMOOTHING_ROUNDS = 40  # of the spread colours over the mesh: no steps where the
 FADE = 0.1  # object units over which the photo's correction of the base colours dies away
 SYMMETRIC_SHARE = 0.9  # of the vertices must have a mirrored partner
 PARTNER_DISTANCE = 0.02  # object units
+
+PhotoView = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""A picture [H,W,4] uint8 with straight alpha, its `world_to_camera` [4,4] and normalised intrinsics [3,3]."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,11 @@ class PhotoProjection:
         weight[rows] = share * share * (3.0 - 2.0 * share) * sample_bilinear(self.inside[..., None], uv)[:, 0]
         return colors, weight
 
+    def softened(self) -> PhotoProjection:
+        """The same photo blurred, for colours that spread over hidden surface."""
+        blur = SOFTNESS * max(self.colors.shape[:2])
+        return replace(self, colors=ndimage.gaussian_filter(self.colors, (blur, blur, 0.0)))
+
 
 def photo_projection(
     vertices: np.ndarray, faces: np.ndarray, rgba: np.ndarray, world_to_camera: np.ndarray, intrinsics: np.ndarray
@@ -103,14 +113,16 @@ def textured_mesh(
     intrinsics: np.ndarray,
     base: np.ndarray | None = None,
     size: int = TEXTURE_SIZE,
+    more: Sequence[PhotoView] = (),
 ) -> MeshData:
     """The mesh with a texture of `size` x `size` texels from the photo and `base` [V,3] in [0,1] (or no such colours).
 
-    vertices [V,3], faces [F,3], the rest as in `photo_projection`. Errors: ValueError for a mesh without triangles.
+    `more` are further photos of the object. vertices [V,3], faces [F,3], the rest as in `photo_projection`. Errors:
+    ValueError for a mesh without triangles.
     """
     atlas = unwrap(vertices, faces, size)
     texels = covered_texels(atlas)
-    view = photo_projection(vertices, faces, rgba, world_to_camera, intrinsics)
+    view = blended_photos(vertices, faces, [(rgba, world_to_camera, intrinsics), *more])
     normals = vertex_normals(vertices, faces)
     mirror = is_symmetric(vertices)
     hidden_colors = base_colors(vertices, faces, normals, view, base, mirror)
@@ -124,8 +136,14 @@ def textured_mesh(
     return MeshData(vertices.astype(np.float32), faces.astype(np.int32), uvs=atlas.uvs, texture=png)
 
 
+def blended_photos(vertices: np.ndarray, faces: np.ndarray, photos: Sequence[PhotoView]) -> Projection:
+    """The photos of a mesh as one source of colour."""
+    views = tuple(photo_projection(vertices, faces, *photo) for photo in photos)
+    return views[0] if len(views) == 1 else PhotoBlend(views)
+
+
 def seen_colors(
-    points: np.ndarray, normals: np.ndarray, view: PhotoProjection, mirror: bool
+    points: np.ndarray, normals: np.ndarray, view: Projection, mirror: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Colours [N,3] that the photo gives the points [N,3], directly or from their mirror image, and weights [N]."""
     colors, weight = view.sample(points, normals)
@@ -145,15 +163,13 @@ def base_colors(
     vertices: np.ndarray,
     faces: np.ndarray,
     normals: np.ndarray,
-    view: PhotoProjection,
+    view: Projection,
     base: np.ndarray | None,
     mirror: bool,
 ) -> np.ndarray:
     """Colours [V,3] for what no photo shows: `base` [V,3] with the photo's correction nearby, else the colours seen
     nearest, both without the photo's noise and without steps."""
-    blur = SOFTNESS * max(view.colors.shape[:2])
-    soft = replace(view, colors=ndimage.gaussian_filter(view.colors, (blur, blur, 0.0)))
-    shown, weight = seen_colors(vertices.astype(np.float32), normals, soft, mirror)
+    shown, weight = seen_colors(vertices.astype(np.float32), normals, view.softened(), mirror)
     known = weight > 0.5
     if not known.any():
         return np.tile(PLAIN, (len(vertices), 1)) if base is None else np.asarray(base, np.float64)
