@@ -71,8 +71,8 @@ class RenderedObject:
     error: str = ""
 
 
-def find_blender() -> list[str]:
-    """The start of the command line that runs a script in Blender's Python.
+def find_blender(script: Path = _SCRIPT) -> list[str]:
+    """The start of the command line that runs `script` in Blender's Python.
 
     Order: MAQUETTE_BLENDER (a python with bpy, or a blender executable), a ``.venv-bpy-*`` in the project, ``blender``
     on the path. Raises BlenderNotFound.
@@ -82,25 +82,25 @@ def find_blender() -> list[str]:
         found = shutil.which(named)
         if not found:
             raise BlenderNotFound(f"{BLENDER_VARIABLE} names {named}, no program; set it to a Blender executable.")
-        return _command(found)
+        return _command(found, script)
     names = ("bin/python", "Scripts/python.exe")
     local = [folder / name for folder in sorted(_ROOT.glob(".venv-bpy-*")) for name in names]
     local = [path for path in local if path.exists()]
     preferred = [path for path in local if "4.5" in str(path)] or local
     if preferred:
-        return _command(str(preferred[-1]))
+        return _command(str(preferred[-1]), script)
     found = shutil.which("blender")
     if found:
-        return _command(found)
+        return _command(found, script)
     raise BlenderNotFound(
         f"No Blender was found; install Blender 4.2 or newer, or set {BLENDER_VARIABLE} to its executable."
     )
 
 
-def _command(executable: str) -> list[str]:
+def _command(executable: str, script: Path) -> list[str]:
     if Path(executable).name.lower().startswith("blender"):
-        return [executable, "--background", "--factory-startup", "--python", str(_SCRIPT), "--"]
-    return [executable, str(_SCRIPT)]
+        return [executable, "--background", "--factory-startup", "--python", str(script), "--"]
+    return [executable, str(script)]
 
 
 def _start(assets: Sequence[Asset], options: RenderOptions, folder: Path) -> subprocess.Popen[str]:

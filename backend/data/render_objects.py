@@ -23,7 +23,7 @@ import bpy  # noqa: E402
 from backend.data import views  # noqa: E402
 
 
-def _load_capture() -> types.ModuleType:
+def load_capture() -> types.ModuleType:
     """The add-on's capture module, without running the add-on's own __init__ (which registers its user interface)."""
     import importlib
 
@@ -33,7 +33,7 @@ def _load_capture() -> types.ModuleType:
     return importlib.import_module("maquette_capture.capture")
 
 
-def _report(event: str, object_id: str, message: str = "") -> None:
+def report(event: str, object_id: str, message: str = "") -> None:
     sys.stdout.write("MAQUETTE " + json.dumps({"event": event, "id": object_id, "message": message}) + "\n")
     sys.stdout.flush()
 
@@ -111,20 +111,20 @@ def render(capture: types.ModuleType, item: dict, job: dict) -> dict[str, np.nda
 def main(arguments: list[str]) -> int:
     """Render every object of the job file; 0 even when some objects failed."""
     job = json.loads(Path(arguments[-1]).read_text(encoding="utf-8"))
-    capture = _load_capture()
+    capture = load_capture()
     bpy.ops.wm.read_factory_settings(use_empty=True)
     for item in job["objects"]:
-        _report("start", item["id"])
+        report("start", item["id"])
         try:
             arrays = render(capture, item, job)
         except Exception as error:  # the border: one bad file must not stop the others
-            _report("failed", item["id"], f"{type(error).__name__}: {error}")
+            report("failed", item["id"], f"{type(error).__name__}: {error}")
             continue
         target = Path(job["out"]) / item["file"]
         partial = target.with_suffix(".part.npz")
         np.savez(partial, **arrays)  # type: ignore[arg-type]
         partial.rename(target)
-        _report("done", item["id"])
+        report("done", item["id"])
     return 0
 
 

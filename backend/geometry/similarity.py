@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+ROBUST_ROUNDS = 15
+TUKEY = 4.685  # deviations beyond which a pair counts nothing: 95 % efficient where all are good (Huber)
+
 
 @dataclass(frozen=True)
 class Similarity:
@@ -18,6 +21,13 @@ class Similarity:
     def apply(self, points: np.ndarray) -> np.ndarray:
         """``points`` [N,3] moved."""
         return self.scale * points @ self.rotation.T + self.translation
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """The same as a matrix [4,4]."""
+        result = np.eye(4)
+        result[:3, :3], result[:3, 3] = self.scale * self.rotation, self.translation
+        return result
 
 
 def fit_similarity(source: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> Similarity:
@@ -41,6 +51,20 @@ def fit_similarity(source: np.ndarray, target: np.ndarray, weights: np.ndarray |
     rotation = (u * mirror) @ vt
     scale = float((spread * mirror).sum() / (share @ from_source**2).sum())
     return Similarity(scale, rotation, target_mean - scale * rotation @ source_mean)
+
+
+def fit_similarity_robust(source: np.ndarray, target: np.ndarray, start: Similarity) -> Similarity:
+    """`fit_similarity` with the pairs reweighted by Tukey's biweight of their distances, from ``start`` on.
+
+    Raises ValueError like `fit_similarity`.
+    """
+    source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
+    found = start
+    for _ in range(ROBUST_ROUNDS):
+        distance = np.linalg.norm(found.apply(source) - target, axis=1)
+        width = TUKEY * max(1.4826 * float(np.median(distance)), 1e-6 * float(np.ptp(target, axis=0).max()), 1e-12)
+        found = fit_similarity(source, target, (1.0 - np.minimum(distance / width, 1.0) ** 2) ** 2)
+    return found
 
 
 def align_camera(similarity: Similarity, world_to_camera: np.ndarray) -> np.ndarray:

@@ -36,7 +36,7 @@ FAKE = """
 def use_fake(monkeypatch: pytest.MonkeyPatch, folder: Path, source: str) -> None:
     script = folder / "fake.py"
     script.write_text(textwrap.dedent(source))
-    monkeypatch.setattr(blender, "find_blender", lambda: [sys.executable, str(script)])
+    monkeypatch.setattr(blender, "find_blender", lambda *_: [sys.executable, str(script)])
 
 
 def assets(folder: Path, *names: str) -> list[blender.Asset]:

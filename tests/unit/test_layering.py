@@ -22,7 +22,7 @@ HEAVY = {"torch", "diffusers", "transformers", "fastapi", "starlette", "uvicorn"
          "PIL", "trimesh", "psutil", "httpx", "matplotlib"}  # fmt: skip
 
 # Programs that the backend hands to a Blender process. They run there, so they use bpy; no backend module imports them.
-BLENDER_PROGRAMS = {"backend/data/render_objects.py"}
+BLENDER_PROGRAMS = {"backend/data/render_objects.py", "backend/data/render_scenes.py"}
 
 BASE = {"contract", "nn", "geometry", "rendering", "formats"}
 # Which folders of backend/ each folder may import, beside itself.

@@ -1,0 +1,336 @@
+"""Objects of one photo brought into one camera (spec section 9; what differs from the paper is said here).
+
+Every object comes with a camera of its own. Its pose is first told in the camera that all share, then its size, and
+with it its distance, is found: from the depth of the photo by a robust similarity between what is seen of the object
+and what was measured there; without depth from the ground that all stand on, or, where their tops do not agree on one,
+by giving all the same size. Objects that stand nearly upright on the ground are made to stand upright.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from scipy.optimize import minimize
+
+from backend.geometry.similarity import Similarity, fit_similarity_robust
+from backend.rendering.rasterizer import rasterize
+from backend.systems.cupid import scene_ground
+from backend.systems.cupid.scene_depth import DepthMap
+from backend.systems.cupid.scene_ground import PicturePlane, arc, camera_intrinsics, pixel_ray
+
+WORK_SIDE = 384  # pixels of the longer side at which surfaces are compared
+EROSION = np.ones((5, 5), bool)  # as published: depth is not to be trusted across outlines
+LEAST_PAIRS = 24  # pixels that the object's surface and the depth must have in common
+UPRIGHT = np.radians(35.0)  # an object whose top is this near to the ground's normal stands on it
+MOST_TURN = np.radians(20.0)  # a similarity that turns an object further follows noise
+MOST_SCALE = 1.3  # nor may it change the size that the middle of all pairs tells by more
+SIZE_SPREAD = 0.5  # in log size: how different the objects of a photo are, usually
+LEAST_DROP = 0.02  # of its distance that an object's underside must lie below the camera to tell how far it is
+NO_OVERLAP = "The depth image shows nothing where this object is; its distance is a guess."
+GUESSED_ON_GROUND = "Distances are a guess: all objects were put on one ground, whose slope their own poses tell."
+GUESSED_BY_SIZE = "Distances are a guess: the objects do not agree on a ground, so that all got the same size."
+MEASURED = "Distances come from the depth image."
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """A made object: vertices [V,3] and faces [F,3] in its own frame, the pose [4,4] and intrinsics [3,3] (of the whole
+    picture) of its own solution, and the visible `mask` [H,W] bool."""
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    world_to_camera: np.ndarray
+    intrinsics: np.ndarray
+    mask: np.ndarray
+
+    @property
+    def middle(self) -> np.ndarray:
+        """The middle [3] of its box."""
+        return np.asarray((self.vertices.min(axis=0) + self.vertices.max(axis=0)) / 2.0, np.float64)
+
+    @property
+    def side(self) -> float:
+        """The longest side of its box."""
+        return float(np.ptp(self.vertices, axis=0).max())
+
+
+@dataclass(frozen=True)
+class Placement:
+    """`object_to_camera` [4,4], a similarity; `depth_source` is depth, ground or mask_size; `message` what to know."""
+
+    object_to_camera: np.ndarray
+    depth_source: str
+    message: str
+
+
+@dataclass(frozen=True)
+class PlacedScene:
+    """The shared `intrinsics` [3,3], `world_to_camera` [4,4] of a world with z up, one placement an object.
+
+    `focal_source` is given, depth (the prior's own), ground or usual; `ground` is depth, objects or none: where the
+    plane z = 0 comes from.
+    """
+
+    intrinsics: np.ndarray
+    world_to_camera: np.ndarray
+    placements: tuple[Placement, ...]
+    focal_source: str
+    ground: str
+    message: str
+
+
+def place_objects(
+    objects: Sequence[SceneObject], size: tuple[int, int], focal: float | None, depth: DepthMap | None
+) -> PlacedScene:
+    """Place `objects`, all of one picture of `size` (width, height). `focal` is its fx in picture widths if known."""
+    work = _work_size(size)
+    measured = None if depth is None else depth.resized(work)
+    masks = [_resized(item.mask, work) for item in objects]
+    plane = None
+    if measured is not None:
+        beside = ~ndimage.binary_dilation(np.any(masks, axis=0), EROSION, iterations=2)
+        plane = scene_ground.find_ground(measured, beside)
+    intrinsics, focal_source = _shared_camera(objects, size, focal, depth, plane)
+    poses = [reframed(item, intrinsics) for item in objects]
+    up, ground = None, "none"
+    if plane is not None:
+        up, ground = plane.in_camera(intrinsics)[0], "depth"
+    else:
+        up, agreeing = scene_ground.common_up([pose[:3, 2] for pose in poses])
+        if up is not None:
+            ground = "objects"
+            up = _likely_up(objects, poses, up, agreeing) if measured is None else up
+    if up is not None:
+        poses = [upright(item, pose, up) for item, pose in zip(objects, poses, strict=True)]
+    guessed = _by_ground(objects, poses, up) if up is not None else [None] * len(objects)
+    placements = []
+    for item, pose, mask, guess in zip(objects, poses, masks, guessed, strict=True):
+        found = None
+        if measured is not None:
+            found = by_depth(item, pose, intrinsics, measured, mask, up)
+        placements.append(found or _guess(item, pose, guess))
+    if measured is None:
+        placements = _comparable(objects, placements)
+    else:
+        placements = _with_measured(objects, placements, plane, intrinsics)
+    return _in_world(objects, placements, intrinsics, up, plane, focal_source, ground)
+
+
+def reframed(item: SceneObject, intrinsics: np.ndarray) -> np.ndarray:
+    """The pose [4,4] under shared `intrinsics` [3,3] that shows the object as its own solution does.
+
+    The rotation follows the direction to the object, the translation is the least-squares one for its vertices.
+    """
+    own = item.vertices[:: max(1, len(item.vertices) // 400)] @ item.world_to_camera[:3, :3].T
+    own = own + item.world_to_camera[:3, 3]
+    image = own @ item.intrinsics.T
+    uv = image[:, :2] / image[:, 2:]
+    middle = item.world_to_camera[:3, :3] @ item.middle + item.world_to_camera[:3, 3]
+    pixel = item.intrinsics @ middle
+    ray = pixel_ray(pixel[:2] / pixel[2], intrinsics)
+    rotation = arc(middle / np.linalg.norm(middle), ray) @ item.world_to_camera[:3, :3]
+    turned = item.vertices[:: max(1, len(item.vertices) // 400)] @ rotation.T
+    offset = uv - intrinsics[:2, 2]
+    rows = np.zeros((len(uv), 2, 3))
+    rows[:, 0, 0], rows[:, 1, 1], rows[:, :, 2] = intrinsics[0, 0], intrinsics[1, 1], -offset
+    wanted = offset * turned[:, 2:] - turned[:, :2] * np.diag(intrinsics)[:2]
+    translation = np.linalg.lstsq(rows.reshape(-1, 3), wanted.reshape(-1), rcond=None)[0]
+    if translation[2] + turned[:, 2].min() <= 0:  # the own solution has the camera inside the object
+        translation = 2.0 * item.side * ray - rotation @ item.middle
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = rotation, translation
+    return pose
+
+
+def upright(item: SceneObject, pose: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """`pose` turned about the object's middle so that its top points along `up` [3]; as it is where that is far off."""
+    if np.arccos(np.clip(pose[:3, 2] @ up, -1.0, 1.0)) > UPRIGHT:
+        return pose
+    turned = pose.copy()
+    turned[:3, :3] = arc(pose[:3, 2], up) @ pose[:3, :3]
+    turned[:3, 3] = pose[:3, :3] @ item.middle + pose[:3, 3] - turned[:3, :3] @ item.middle
+    return turned
+
+
+def by_depth(
+    item: SceneObject, pose: np.ndarray, intrinsics: np.ndarray, depth: np.ndarray, mask: np.ndarray,
+    up: np.ndarray | None = None,
+) -> Placement | None:  # fmt: skip
+    """The object moved onto the measured surface; None where the two have hardly a pixel in common.
+
+    depth and mask [h,w] of the picture. The middle of all pairs tells the size; the similarity then corrects it, unless
+    it would turn the object far.
+    """
+    height, width = depth.shape
+    raster = rasterize(item.vertices, item.faces, pose, intrinsics, (width, height))
+    shown = ndimage.binary_erosion(raster.mask, EROSION)
+    common = shown & ndimage.binary_erosion(mask, EROSION) & (depth > 0)
+    if common.sum() < LEAST_PAIRS:
+        common = raster.mask & mask & (depth > 0)
+    if common.sum() < LEAST_PAIRS:
+        return None
+    source = _unprojected(raster.depth, common, intrinsics)
+    target = _unprojected(depth, common, intrinsics)
+    slide = float(np.median(target[:, 2] / source[:, 2]))
+    start = Similarity(slide, np.eye(3), np.zeros(3))
+    try:
+        moved = fit_similarity_robust(source, target, start)
+    except ValueError:
+        moved = start
+    turn = float(np.arccos(np.clip((np.trace(moved.rotation) - 1.0) / 2.0, -1.0, 1.0)))
+    if turn > MOST_TURN or not 1.0 / MOST_SCALE < moved.scale / slide < MOST_SCALE:
+        moved = start
+    return Placement(moved.matrix @ pose, "depth", "")
+
+
+def scaled_from_camera(pose: np.ndarray, factor: float) -> np.ndarray:
+    """`pose` [4,4] with everything `factor` times as far and as large: the picture stays."""
+    return np.diag([factor, factor, factor, 1.0]) @ pose
+
+
+def _shared_camera(
+    objects: Sequence[SceneObject], size: tuple[int, int], focal: float | None, depth: DepthMap | None,
+    plane: PicturePlane | None,
+) -> tuple[np.ndarray, str]:  # fmt: skip
+    if focal is not None:
+        return camera_intrinsics(focal, size), "given"
+    if depth is not None and depth.intrinsics is not None:
+        return depth.intrinsics, "depth"
+    rays = []
+    for item in objects:
+        middle = item.world_to_camera[:3, :3] @ item.middle + item.world_to_camera[:3, 3]
+        pixel = item.intrinsics @ middle
+        rays.append((pixel[:2] / pixel[2], middle / np.linalg.norm(middle), item.world_to_camera[:3, 2]))
+    found = scene_ground.estimate_focal(rays, plane, size)
+    return camera_intrinsics(found, size), "usual" if plane is None else "ground"
+
+
+def _drop(item: SceneObject, pose: np.ndarray, up: np.ndarray) -> float:
+    """How far the object's underside lies below the camera."""
+    return -float((item.vertices @ (pose[:3, :3].T @ up)).min() + pose[:3, 3] @ up)
+
+
+def _likely_up(
+    objects: Sequence[SceneObject], poses: Sequence[np.ndarray], up: np.ndarray, agreeing: np.ndarray
+) -> np.ndarray:
+    """The ground's normal near `up` [3] that the tops agree with and under which the objects differ little in size."""
+    first = np.cross(up, [1.0, 0.0, 0.0])
+    first /= np.linalg.norm(first)
+    second = np.cross(up, first)
+
+    def turned(tilt: np.ndarray) -> np.ndarray:
+        direction = up + tilt[0] * first + tilt[1] * second
+        return np.asarray(direction / np.linalg.norm(direction))
+
+    def cost(tilt: np.ndarray) -> float:
+        direction, sizes, total = turned(tilt), [], 0.0
+        for item, pose, agrees in zip(objects, poses, agreeing, strict=True):
+            if agrees:
+                angle = np.arccos(np.clip(pose[:3, 2] @ direction, -1.0, 1.0))
+                total += min(angle / scene_ground.UP_SPREAD, 3.0) ** 2
+            distance = float(np.linalg.norm(pose[:3, :3] @ item.middle + pose[:3, 3]))
+            sizes.append(np.log(item.side / max(_drop(item, pose, direction), LEAST_DROP * distance)))
+        return total + float(((np.array(sizes) - np.mean(sizes)) ** 2).sum()) / SIZE_SPREAD**2
+
+    found = minimize(cost, np.zeros(2), method="Nelder-Mead", options={"maxfev": 200, "initial_simplex": [
+        [0.0, 0.0], [0.1, 0.0], [0.0, 0.1]]})  # fmt: skip
+    return turned(found.x)
+
+
+def _by_ground(objects: Sequence[SceneObject], poses: Sequence[np.ndarray], up: np.ndarray) -> list[Placement | None]:
+    """Every object as far as its underside meets the ground, one unit below the camera; None above the horizon."""
+    found: list[Placement | None] = []
+    for item, pose in zip(objects, poses, strict=True):
+        distance = float(np.linalg.norm(pose[:3, :3] @ item.middle + pose[:3, 3]))
+        drop = _drop(item, pose, up)
+        on_ground = drop > LEAST_DROP * distance
+        placed = scaled_from_camera(pose, 1.0 / drop) if on_ground else None
+        found.append(None if placed is None else Placement(placed, "ground", GUESSED_ON_GROUND))
+    return found
+
+
+def _guess(item: SceneObject, pose: np.ndarray, on_ground: Placement | None) -> Placement:
+    """On the ground if that is known, else one unit large."""
+    if on_ground is not None:
+        return on_ground
+    return Placement(scaled_from_camera(pose, 1.0 / item.side), "mask_size", GUESSED_BY_SIZE)
+
+
+def _size(item: SceneObject, placement: Placement) -> float:
+    return item.side * float(np.cbrt(np.linalg.det(placement.object_to_camera[:3, :3])))
+
+
+def _comparable(objects: Sequence[SceneObject], placements: list[Placement]) -> list[Placement]:
+    """Objects above the horizon as large as the others on the ground usually are; then the usual size becomes 1."""
+    sizes = np.array([_size(item, found) for item, found in zip(objects, placements, strict=True)])
+    grounded = np.array([found.depth_source == "ground" for found in placements])
+    usual = float(np.median(sizes[grounded])) if grounded.any() else 1.0
+    factors = np.where(grounded, 1.0 / usual, 1.0 / sizes)
+    return [
+        Placement(scaled_from_camera(found.object_to_camera, float(factor)), found.depth_source, found.message)
+        for found, factor in zip(placements, factors, strict=True)
+    ]
+
+
+def _with_measured(
+    objects: Sequence[SceneObject], placements: list[Placement], plane: PicturePlane | None, intrinsics: np.ndarray
+) -> list[Placement]:
+    """Objects without depth: on the measured ground, else as large as the others usually are."""
+    measured = [_size(item, found) for item, found in zip(objects, placements, strict=True)
+                if found.depth_source == "depth"]  # fmt: skip
+    usual = float(np.median(measured)) if measured else 1.0
+    result = []
+    for item, found in zip(objects, placements, strict=True):
+        if found.depth_source != "depth":
+            on_ground = found.depth_source == "ground" and plane is not None
+            factor = plane.in_camera(intrinsics)[1] if on_ground and plane is not None else usual / _size(item, found)
+            pose = scaled_from_camera(found.object_to_camera, factor)
+            found = Placement(pose, found.depth_source, NO_OVERLAP)
+        result.append(found)
+    return result
+
+
+def _in_world(
+    objects: Sequence[SceneObject], placements: list[Placement], intrinsics: np.ndarray, up: np.ndarray | None,
+    plane: PicturePlane | None, focal_source: str, ground: str,
+) -> PlacedScene:  # fmt: skip
+    """The world: z along `up`, the ground (or the lowest underside) at z = 0, the origin below the objects' middle."""
+    direction = np.array([0.0, -1.0, 0.0]) if up is None else up
+    poses = [found.object_to_camera for found in placements]
+    middle = np.mean([pose[:3, :3] @ item.middle + pose[:3, 3] for item, pose in zip(objects, poses, strict=True)], 0)
+    height = max(_drop(item, pose, direction) for item, pose in zip(objects, poses, strict=True))
+    if plane is not None and ground == "depth":
+        height = plane.in_camera(intrinsics)[1]
+    away = np.array([0.0, 0.0, 1.0]) if abs(direction[2]) < 0.99 else np.array([0.0, -1.0, 0.0])
+    away = away - direction * (away @ direction)
+    away /= np.linalg.norm(away)
+    camera_to_world = np.eye(4)
+    camera_to_world[:3, :3] = np.stack([np.cross(away, direction), away, direction])
+    origin = middle - (middle @ direction + height) * direction
+    camera_to_world[:3, 3] = -camera_to_world[:3, :3] @ origin
+    sources = {found.depth_source for found in placements}
+    message = MEASURED if "depth" in sources else GUESSED_ON_GROUND if "ground" in sources else GUESSED_BY_SIZE
+    return PlacedScene(intrinsics, np.linalg.inv(camera_to_world), tuple(placements), focal_source, ground, message)
+
+
+def _unprojected(depth: np.ndarray, chosen: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
+    """Points [N,3] in the camera's frame at the `chosen` pixels [h,w] of `depth` [h,w]."""
+    height, width = depth.shape
+    rows, columns = np.nonzero(chosen)
+    pixels = np.stack([(columns + 0.5) / width, (rows + 0.5) / height, np.ones(len(rows))], axis=1)
+    return np.asarray(pixels @ np.linalg.inv(intrinsics).T * depth[rows, columns, None].astype(np.float64))
+
+
+def _work_size(size: tuple[int, int]) -> tuple[int, int]:
+    scale = min(1.0, WORK_SIDE / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """[H,W] bool at `size` (width, height), nearest."""
+    rows = ((np.arange(size[1]) + 0.5) / size[1] * mask.shape[0]).astype(int)
+    columns = ((np.arange(size[0]) + 0.5) / size[0] * mask.shape[1]).astype(int)
+    return np.asarray(mask[rows[:, None], columns[None]])
