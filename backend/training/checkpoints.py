@@ -69,8 +69,12 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def load_strict(module: nn.Module, tensors: dict[str, torch.Tensor], what: str) -> None:
-    """Copy `tensors` into `module`. Errors: `MaquetteError` naming a tensor that is missing, unknown or misshapen."""
+def load_strict(module: nn.Module, tensors: dict[str, torch.Tensor], what: str, assign: bool = False) -> None:
+    """Copy `tensors` into `module`. Errors: `MaquetteError` naming a tensor that is missing, unknown or misshapen.
+
+    With `assign` the module takes the tensors themselves: it may then be made on the device "meta", costs no memory of
+    its own, and pages of a mapped file are read when they are first used.
+    """
     expected = module.state_dict()
     for name, tensor in expected.items():
         if name not in tensors:
@@ -88,7 +92,7 @@ def load_strict(module: nn.Module, tensors: dict[str, torch.Tensor], what: str) 
         raise MaquetteError(
             "model_missing", f"The weights of {what} hold an unknown tensor {unknown[0]}.", next_step="install_model"
         )
-    module.load_state_dict(tensors)
+    module.load_state_dict(tensors, assign=assign)
 
 
 def save_model(directory: Path, name: str, class_name: str, args: dict, tensors: dict[str, torch.Tensor]) -> None:

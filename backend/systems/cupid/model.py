@@ -28,6 +28,7 @@ MINI_FOLDER = Path(__file__).parents[2] / "weights" / "mini"
 
 CLASSES = {
     "ImageEncoder": "backend.systems.cupid.image_encoder",
+    "DinoV2": "backend.systems.cupid.dinov2",
     "SparseStructureFlowModel": "backend.systems.cupid.structure_flow",
     "SparseStructureEncoder": "backend.systems.cupid.structure_vae",
     "SparseStructureDecoder": "backend.systems.cupid.structure_vae",
@@ -36,6 +37,7 @@ CLASSES = {
     "SLatEncoder": "backend.systems.cupid.slat_vae",
     "SLatGaussianDecoder": "backend.systems.cupid.slat_vae",
     "SLatMeshDecoder": "backend.systems.cupid.slat_mesh",
+    "SLatRadianceFieldDecoder": "backend.systems.cupid.slat_vae",
 }
 STAGE_1 = ("image_encoder", "structure_flow", "ss_dec", "uv_dec")
 STAGE_2 = ("slat_flow", "slat_dec_mesh")
