@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,40 @@ class _Buffer:
 
 def mesh_to_glb(mesh: MeshData, name: str = "Maquette") -> bytes:
     """The GLB bytes of `mesh`. Errors: `ValueError` for a mesh without triangles (glTF cannot express it)."""
+    return scene_to_glb([(name, mesh, np.eye(4))])
+
+
+def scene_to_glb(parts: Sequence[tuple[str, MeshData, np.ndarray]]) -> bytes:
+    """The GLB bytes of several meshes, each a node: name, mesh, and its object_to_world [4,4] (z up on both sides).
+
+    Errors: `ValueError` without a part, or for a mesh without triangles.
+    """
+    if not parts:
+        raise ValueError("a GLB needs at least one mesh")
+    buffer = _Buffer()
+    document: dict[str, Any] = {
+        "asset": {"version": "2.0", "generator": "Maquette"},
+        "scene": 0,
+        "scenes": [{"nodes": list(range(len(parts)))}],
+        "nodes": [],
+        "meshes": [],
+        "materials": [],
+    }
+    for index, (name, mesh, object_to_world) in enumerate(parts):
+        node: dict[str, Any] = {"mesh": index, "name": name}
+        if not np.array_equal(object_to_world, np.eye(4)):
+            y_up = Y_UP_TO_Z_UP.T @ np.asarray(object_to_world, np.float64) @ Y_UP_TO_Z_UP
+            node["matrix"] = y_up.T.reshape(-1).tolist()  # glTF stores columns
+        document["nodes"].append(node)
+        document["meshes"].append({"name": name, "primitives": [_add_primitive(buffer, document, mesh, name)]})
+    document.update(
+        accessors=buffer.accessors, bufferViews=buffer.views, buffers=[{"byteLength": len(buffer.data)}]
+    )
+    return _pack(document, bytes(buffer.data))
+
+
+def _add_primitive(buffer: _Buffer, document: dict[str, Any], mesh: MeshData, name: str) -> dict[str, Any]:
+    """Append the mesh's arrays to `buffer`, its material and texture to `document`; returns the primitive."""
     if len(mesh.faces) == 0:
         raise ValueError("a GLB needs at least one triangle")
     vertices = np.asarray(mesh.vertices, np.float32)
@@ -73,7 +108,6 @@ def mesh_to_glb(mesh: MeshData, name: str = "Maquette") -> bytes:
         vertices, normals, colors, uvs, faces = _split_corners(mesh, vertices, normals)
 
     to_y_up = Y_UP_TO_Z_UP[:3, :3].T
-    buffer = _Buffer()
     attributes = {
         "POSITION": buffer.add_accessor(
             (vertices @ to_y_up.T).astype("<f4"), _FLOAT, "VEC3", _ARRAY_BUFFER, bounds=True
@@ -85,32 +119,22 @@ def mesh_to_glb(mesh: MeshData, name: str = "Maquette") -> bytes:
         "doubleSided": True,
         "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0},
     }
-    document: dict[str, Any] = {"asset": {"version": "2.0", "generator": "Maquette"}}
     if uvs is not None:
         flipped = np.stack([uvs[:, 0], 1.0 - uvs[:, 1]], axis=1).astype("<f4")  # glTF's v runs down
         attributes["TEXCOORD_0"] = buffer.add_accessor(flipped, _FLOAT, "VEC2", _ARRAY_BUFFER)
-        document["images"] = [{"bufferView": buffer.add_view(mesh.texture), "mimeType": "image/png"}]
-        document["samplers"] = [{"magFilter": 9729, "minFilter": 9729}]
-        document["textures"] = [{"source": 0, "sampler": 0}]
-        material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": 0}
+        document.setdefault("samplers", [{"magFilter": 9729, "minFilter": 9729}])
+        images = document.setdefault("images", [])
+        textures = document.setdefault("textures", [])
+        images.append({"bufferView": buffer.add_view(mesh.texture), "mimeType": "image/png"})
+        textures.append({"source": len(images) - 1, "sampler": 0})
+        material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": len(textures) - 1}
     elif colors is not None:
         attributes["COLOR_0"] = buffer.add_accessor(
             colors, _UNSIGNED_SHORT, "VEC4", _ARRAY_BUFFER, normalized=True
         )
     indices = buffer.add_accessor(faces.reshape(-1, 1).astype("<u4"), _UNSIGNED_INT, "SCALAR", _ELEMENT_BUFFER)
-    document.update(
-        {
-            "scene": 0,
-            "scenes": [{"nodes": [0]}],
-            "nodes": [{"mesh": 0, "name": name}],
-            "meshes": [{"name": name, "primitives": [{"attributes": attributes, "indices": indices, "material": 0}]}],
-            "materials": [material],
-            "accessors": buffer.accessors,
-            "bufferViews": buffer.views,
-            "buffers": [{"byteLength": len(buffer.data)}],
-        }
-    )
-    return _pack(document, bytes(buffer.data))
+    document["materials"].append(material)
+    return {"attributes": attributes, "indices": indices, "material": len(document["materials"]) - 1}
 
 
 def srgb_to_linear(colors: np.ndarray) -> np.ndarray:

@@ -63,14 +63,8 @@ def find_object(picture: Picture, mask: bytes | None = None) -> Cutout:
 def cut_out(rgb: np.ndarray) -> np.ndarray:
     """Alpha [H,W] uint8 of the one object before a plain background. rgb [H,W,3] uint8. Errors: `MaquetteError`."""
     height, width = rgb.shape[:2]
-    scale = min(1.0, WORK_SIDE / max(height, width))
-    small_size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = np.asarray(Image.fromarray(rgb).resize(small_size, Image.Resampling.BOX), np.float64) / 255.0
-    strip = _border_strip(small.shape[:2])
-    background, noise = _fit_background(small, strip)
-    difference = np.sqrt(((small - background) ** 2).sum(-1))
-    threshold = max(LEAST_DIFFERENCE, NOISE_FACTOR * noise)
-    differs = ndimage.binary_opening(difference > threshold, iterations=1)
+    differs, noise, threshold = stands_out(rgb)
+    strip = _border_strip(differs.shape)
     if noise > BUSY_BORDER:
         raise _unsure(f"The background is too busy to cut the object out; {ASK}.", f"border noise {noise:.3f}")
     labels, count = ndimage.label(differs)
@@ -92,6 +86,18 @@ def cut_out(rgb: np.ndarray) -> np.ndarray:
     enlarged = Image.fromarray(np.rint(soft * 255).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
     alpha = np.asarray(enlarged).astype(np.float64)
     return np.clip((alpha - 64.0) * 2.0, 0, 255).astype(np.uint8)  # steeper edge, still antialiased
+
+
+def stands_out(rgb: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """What differs from a plain background, small [h,w] bool; how noisy that is, and from which difference on."""
+    height, width = rgb.shape[:2]
+    scale = min(1.0, WORK_SIDE / max(height, width))
+    small_size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = np.asarray(Image.fromarray(rgb).resize(small_size, Image.Resampling.BOX), np.float64) / 255.0
+    background, noise = _fit_background(small, _border_strip(small.shape[:2]))
+    difference = np.sqrt(((small - background) ** 2).sum(-1))
+    threshold = max(LEAST_DIFFERENCE, NOISE_FACTOR * noise)
+    return np.asarray(ndimage.binary_opening(difference > threshold, iterations=1)), noise, threshold
 
 
 def _border_strip(shape: tuple[int, int]) -> np.ndarray:
