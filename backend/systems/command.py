@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 GHOST = 0.3
 OVERLAY_SIDE = 768  # pixels of the longer side of each half
-KEPT = ("asset.glb", "camera.json", "thumbnail.png", "report.json")
+KEPT = ("asset.glb", "thumbnail.png", "report.json")
+NO_MASK = "none"  # for a photo among several that needs none
 
 
 def overlay(image: bytes, mesh: MeshData, camera: dict) -> bytes:
@@ -43,16 +44,23 @@ def overlay(image: bytes, mesh: MeshData, camera: dict) -> bytes:
     return encode_png(np.concatenate([shown, drawn], axis=1))
 
 
-def write_result(result: RunResult, image: bytes, out: Path) -> None:
-    """Write the artifacts and the overlay into `out`. Errors: `MaquetteError` disk_full when it cannot be written."""
+def write_result(result: RunResult, images: Sequence[bytes], out: Path) -> None:
+    """Write the artifacts, and camera and overlay of each photo, into `out`.
+
+    Errors: `MaquetteError` disk_full when it cannot be written.
+    """
     data = {artifact.name: artifact.data for artifact in result.artifacts}
-    mesh, camera = mesh_from_bytes(data["asset.mesh"]), json.loads(data["camera.json"])
+    mesh = mesh_from_bytes(data["asset.mesh"])
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name in KEPT:
             if name in data:
                 (out / name).write_bytes(data[name])
-        (out / "overlay.png").write_bytes(overlay(image, mesh, camera))
+        for number, image in enumerate(images):
+            ending = f"_{number}" if number else ""
+            camera = data[f"camera{ending}.json"]
+            (out / f"camera{ending}.json").write_bytes(camera)
+            (out / f"overlay{ending}.png").write_bytes(overlay(image, mesh, json.loads(camera)))
     except OSError as error:
         raise MaquetteError(
             "disk_full", f"The result could not be written to {out}; choose another folder or free space.",
@@ -64,8 +72,13 @@ def main(arguments: Sequence[str]) -> int:
     """The command. Errors: `MaquetteError`."""
     parser = argparse.ArgumentParser(prog="python -m backend generate", description=__doc__)
     parser.add_argument("--system", default="cupid", help="default: cupid")
-    parser.add_argument("--image", type=Path, required=True, help="picture of one object")
-    parser.add_argument("--mask", type=Path, help="picture that is white where the object is")
+    parser.add_argument(
+        "--image", type=Path, required=True, action="append", help="picture of one object; again for further photos"
+    )
+    parser.add_argument(
+        "--mask", action="append", default=[],
+        help=f"picture that is white where the object is; one a photo in the photos' order, {NO_MASK} to leave one out",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="folder for the result")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--steps", type=int, help="sampler steps a stage; default: the configuration's")
@@ -73,16 +86,28 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--config", default="mini", help="mini or full; default: mini")
     parser.add_argument("--focal", type=float, help="known focal length in picture widths")
     options = parser.parse_args(arguments)
-    inputs = {"image": _read(options.image)}
-    if options.mask:
-        inputs["mask"] = _read(options.mask)
+    images = [_read(path) for path in options.image]
+    inputs = photo_inputs(images, options.mask)
     names = ("seed", "steps", "weights", "config", "focal")
     parameters = {name: getattr(options, name) for name in names}
     system = registry.get_system(options.system)
     result = system.run(system.tasks[0], inputs, parameters, Hooks())
-    write_result(result, inputs["image"], options.out)
+    write_result(result, images, options.out)
     logger.info("written to %s", options.out)
     return 0
+
+
+def photo_inputs(images: Sequence[bytes], masks: Sequence[str]) -> dict[str, bytes]:
+    """The inputs image, image_1, ..., mask, mask_1, ... of photos of one object; `masks` are files in their order.
+
+    Errors: `MaquetteError` when there are more masks than photos, or one cannot be read.
+    """
+    if len(masks) > len(images):
+        raise MaquetteError("bad_input", "There are more masks than photos; give one --mask a photo at most.")
+    endings = ["" if number == 0 else f"_{number}" for number in range(len(images))]
+    inputs = {f"image{ending}": image for ending, image in zip(endings, images, strict=True)}
+    given = zip(endings, masks, strict=False)  # the last photos may have no mask
+    return inputs | {f"mask{ending}": _read(Path(mask)) for ending, mask in given if mask != NO_MASK}
 
 
 def _read(path: Path) -> bytes:

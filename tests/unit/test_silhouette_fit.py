@@ -13,7 +13,14 @@ from backend.systems.cupid.masking import Cutout
 from backend.systems.cupid.photo import Photo
 from backend.systems.cupid.pose import Camera, rotation_from_vector
 from backend.systems.cupid.preprocess import Crop
-from backend.systems.cupid.silhouette_fit import SIZE, fit_silhouette, moved_camera, overlap, silhouette
+from backend.systems.cupid.silhouette_fit import (
+    SIZE,
+    fit_silhouette,
+    moved_camera,
+    overlap,
+    silhouette,
+    small_outline,
+)
 from backend.systems.cupid.structure_decode import Structure
 from backend.systems.cupid.structure_stage import Hypothesis, SolvedCamera, best_hypothesis, fitted
 
@@ -102,7 +109,45 @@ def test_nothing_to_fit_is_refused() -> None:
 def test_steps_turn_about_the_object() -> None:
     stepped = moved_camera(camera(), np.array([0.5, 0.2, 0.1, 0.0, 0.0, 0.0]))
     assert np.allclose(stepped.world_to_camera[:3, 3], camera().world_to_camera[:3, 3])
-    assert 0.0 < overlap(np.zeros((1, 3)), stepped, np.ones((SIZE, SIZE), bool), RESOLUTION) < 0.05
+    everything = small_outline(np.ones((SIZE, SIZE)))
+    assert 0.0 < overlap(np.zeros((1, 3)), stepped, everything, RESOLUTION) < 0.05
+
+
+def covered(alpha: np.ndarray, columns: slice) -> np.ndarray:
+    """The alpha behind an occluder over some columns."""
+    hidden = alpha.copy()
+    hidden[:, columns] = np.nan
+    return hidden
+
+
+def test_what_is_hidden_is_neither_object_nor_empty() -> None:
+    occupied = chair()
+    alpha = photo_alpha(occupied)
+    seen = np.flatnonzero(alpha.any(axis=0))
+    hidden = slice(seen[0], seen[0] + len(seen) // 3)
+    outline = small_outline(covered(alpha, hidden))
+    assert outline.cut and not small_outline(alpha).cut
+    assert not outline.mask[:, hidden].any() and not outline.known[:, hidden].any()
+    points = (np.argwhere(occupied) + 0.5) / RESOLUTION - 0.5
+    assert overlap(points, camera(), outline, RESOLUTION) == 1.0  # the part behind the occluder costs nothing
+    fit = fit_silhouette(np.where(occupied, 4.0, -6.0), camera(), covered(alpha, hidden))
+    empty = fit_silhouette(np.where(occupied, 4.0, -6.0), camera(), np.nan_to_num(covered(alpha, hidden)))
+    solid = ndimage.binary_fill_holes(fit.occupied)
+    assert (solid & occupied).sum() / (solid | occupied).sum() > 0.85
+    assert empty.occupied.sum() < 0.8 * fit.occupied.sum()  # taken for empty, it would have been cut off
+    assert angle(fit.camera, camera()) < 3.0
+
+
+def test_a_wrong_camera_comes_back_behind_an_occluder() -> None:
+    occupied = chair()
+    alpha = photo_alpha(occupied)
+    seen = np.flatnonzero(alpha.any(axis=0))
+    wrong = turned(6.0)
+    fit = fit_silhouette(
+        np.where(occupied, 4.0, -6.0), wrong, covered(alpha, slice(seen[0], seen[0] + len(seen) // 4))
+    )
+    assert fit.iou_moved > max(fit.iou_solved, 0.9)
+    assert angle(fit.camera, camera()) < 0.7 * angle(wrong, camera())
 
 
 def test_what_lies_behind_the_camera_is_not_seen() -> None:
@@ -132,12 +177,12 @@ def test_the_view_that_others_share_goes_on() -> None:
     backwards = Camera(camera().intrinsics, look_at(np.array([-1.4, 1.3, 0.9]), np.zeros(3)), 0.0)
     lost = replace(hypothesis(camera(), occupied), camera=SolvedCamera(None, None, None, "no camera"))
     views = [lost, hypothesis(backwards, occupied), hypothesis(turned(6.0), occupied), hypothesis(camera(), occupied)]
-    assert best_hypothesis(views, alpha) == 3
-    assert best_hypothesis(views[:1], alpha) == 0 and best_hypothesis([lost, views[1]], alpha) == 1
-    shown = fitted(views[3], np.where(occupied, 4.0, -6.0), alpha, whole_picture())
+    assert best_hypothesis(views, [alpha]) == 3
+    assert best_hypothesis(views[:1], [alpha]) == 0 and best_hypothesis([lost, views[1]], [alpha]) == 1
+    shown = fitted(views[3], np.where(occupied, 4.0, -6.0), [alpha], [whole_picture()])
     assert shown.camera.trusted and shown.camera.message == "" and shown.camera.outline > 0.93
     half = np.where(np.indices(alpha.shape)[1] < SIZE // 3, 1.0, 0.0)  # some other outline
-    wrong = fitted(views[3], np.where(occupied, 4.0, -6.0), half, whole_picture())
+    wrong = fitted(views[3], np.where(occupied, 4.0, -6.0), [half], [whole_picture()])
     assert not wrong.camera.trusted and "outlines overlap" in wrong.camera.message
-    silent = np.zeros((SIZE, SIZE))
-    assert fitted(views[3], np.where(occupied, 4.0, -6.0), silent, None) is views[3]  # nothing to fit: left as it is
+    silent = np.zeros((SIZE, SIZE))  # nothing to fit: left as it is
+    assert fitted(views[3], np.where(occupied, 4.0, -6.0), [silent], [whole_picture()]) is views[3]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,9 +18,12 @@ from backend.systems.cupid.flow_sampler import denormalise, sample_flow, with_st
 from backend.systems.cupid.mesh_cleanup import visible_parts
 from backend.systems.cupid.occupancy_mesh import mesh_from_occupancy
 from backend.systems.cupid.photo import Photo
-from backend.systems.cupid.photo_texture import textured_mesh
+from backend.systems.cupid.photo_texture import PhotoView, textured_mesh
 from backend.systems.cupid.structure_decode import Structure, voxel_uv
 from backend.systems.cupid.structure_stage import SolvedCamera
+
+Seen = tuple[Tensor, Tensor, Tensor | None]
+"""What the flow is told of one photo: tokens [1,M,C], features of the voxels [L,D] and the tokens' weights [1,M]."""
 
 
 def sample_latent(
@@ -30,42 +35,54 @@ def sample_latent(
     generator: torch.Generator,
     steps: int | None,
     hooks: Hooks,
+    more: Sequence[tuple[Condition, Photo, SolvedCamera]] = (),
 ) -> SparseTensor:
     """Stage 2: the structured latent [L,8] on the occupied voxels, conditioned on what each voxel shows in the
-    photo."""
+    photo.
+
+    With `more` photos of the object, those with a camera count: the velocity is the mean of all photos' (spec 10).
+    """
     flow, settings, device = networks["slat_flow"], networks.settings, networks.device
-    tokens = condition.tokens
     coords = structure.coords.to(device)
     template = SparseTensor(coords, torch.randn((len(coords), flow.latent_channels), generator=generator).to(device))
-    if camera.crop is None:  # without a camera the sampled UV cube itself says where the voxels are seen
-        uv = _voxel_values(structure, coords)
-    else:
-        matrices = (torch.from_numpy(m).float().to(device)[None] for m in (
-            camera.crop.world_to_camera, camera.crop.intrinsics))
-        uv = voxel_uv(coords, *matrices, flow.resolution)
-    image = photo.visual_input.to(device)
     encoder = networks.networks.get("slat_enc")
-    if encoder is not None and encoder.input_layer.in_features != tokens.shape[-1]:
+    if encoder is not None and encoder.input_layer.in_features != condition.tokens.shape[-1]:
         encoder = None  # trained on other features than image tokens: its part of the condition is zero
-    conditions = []
-    for shown, shown_image in ((condition, image), (condition.empty(), torch.zeros_like(image))):
-        local = flow.local_features(template, shown.tokens, shown_image, uv, encoder)
-        conditions.append((shown.tokens, local, shown.weights))
 
-    def velocity(x: Tensor, t: Tensor, seen: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
-        answer: Tensor = flow(template.replace(x), t[:1], *seen).feats  # one object: one time
-        return answer
+    def seen_by(shown: Condition, image: Tensor, view: SolvedCamera) -> Seen:
+        if view.crop is None:  # without a camera the sampled UV cube itself says where the voxels are seen
+            uv = _voxel_values(structure, coords)
+        else:
+            matrices = (torch.from_numpy(m).float().to(device)[None] for m in (
+                view.crop.world_to_camera, view.crop.intrinsics))
+            uv = voxel_uv(coords, *matrices, flow.resolution)
+        local = flow.local_features(template, shown.tokens, image.to(device), uv, encoder)
+        return shown.tokens, local, shown.weights
+
+    solved = [each for each in more if each[2].crop is not None]
+    views = [seen_by(each, one.visual_input, view) for each, one, view in ((condition, photo, camera), *solved)]
+    nothing = [seen_by(condition.empty(), torch.zeros_like(photo.visual_input), camera)]
+
+    def velocity(x: Tensor, t: Tensor, seen: list[Seen]) -> Tensor:
+        answers: list[Tensor] = [flow(template.replace(x), t[:1], *each).feats for each in seen]  # one object: one time
+        return answers[0] if len(answers) == 1 else torch.stack(answers).mean(0)
 
     sampler = with_steps(settings.latent_sampler, steps)
     sampled = sample_flow(
-        velocity, template.feats, conditions[0], conditions[1], sampler, on_step=lambda i, n, _: hooks.step(i, n)
+        velocity, template.feats, views, nothing, sampler, on_step=lambda i, n, _: hooks.step(i, n)
     ).samples
     return template.replace(denormalise(sampled, settings.slat_normalization))
 
 
-def decode_mesh(networks: model.CupidModel, latent: SparseTensor, photo: Photo, camera: SolvedCamera) -> MeshData:
-    """The mesh decoder's surface with its vertex colours, or with a texture of these and the photo if the settings ask
-    for that."""
+def decode_mesh(
+    networks: model.CupidModel,
+    latent: SparseTensor,
+    photo: Photo,
+    camera: SolvedCamera,
+    more: Sequence[PhotoView] = (),
+) -> MeshData:
+    """The mesh decoder's surface with its vertex colours, or with a texture of these and the photo, and `more` of them,
+    if the settings ask for that."""
     dual = networks["slat_dec_mesh"](latent)[0]
     if not len(dual.faces):
         raise MaquetteError(
@@ -79,12 +96,17 @@ def decode_mesh(networks: model.CupidModel, latent: SparseTensor, photo: Photo, 
         colors = dual.attributes[:, :3].float().cpu().numpy().astype(np.float64)[rows]
     if networks.settings.project_photo and camera.crop is not None:
         k = camera.crop.intrinsics
-        return textured_mesh(vertices, faces, photo.crop.image, camera.crop.world_to_camera, k, colors)
+        return textured_mesh(vertices, faces, photo.crop.image, camera.crop.world_to_camera, k, colors, more=more)
     return _mesh(vertices, faces, colors)
 
 
-def mesh_from_structure(structure: Structure, resolution: int, photo: Photo, camera: SolvedCamera) -> MeshData:
-    """The surface of the voxels, textured from the photo through the solved camera. Errors: `MaquetteError`."""
+def mesh_from_structure(
+    structure: Structure, resolution: int, photo: Photo, camera: SolvedCamera, more: Sequence[PhotoView] = ()
+) -> MeshData:
+    """The surface of the voxels, textured from the photo, and `more` of them, through the solved camera.
+
+    Errors: `MaquetteError`.
+    """
     occupancy = np.zeros((resolution,) * 3, bool)
     occupancy[tuple(structure.coords[:, 1:].long().cpu().numpy().T)] = True
     vertices, faces = mesh_from_occupancy(occupancy)
@@ -93,7 +115,7 @@ def mesh_from_structure(structure: Structure, resolution: int, photo: Photo, cam
                             next_step="retry")
     if camera.crop is not None:
         k = camera.crop.intrinsics
-        return textured_mesh(vertices, faces, photo.crop.image, camera.crop.world_to_camera, k)
+        return textured_mesh(vertices, faces, photo.crop.image, camera.crop.world_to_camera, k, more=more)
     solid = photo.rgba[photo.rgba[..., 3] > 250][:, :3]
     mean = solid.mean(axis=0) / 255.0 if len(solid) else np.full(3, 0.7)
     return _mesh(vertices, faces, np.tile(mean, (len(vertices), 1)))

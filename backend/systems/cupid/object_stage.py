@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from backend.contract.meshes import MeshData
@@ -26,52 +28,80 @@ FILLED_SHARE = 1 / 8  # of the grid (32,768 of 64^3 in the published data): more
 
 @dataclass(frozen=True)
 class MadeObject:
-    """A mesh in the object cube, the camera of its photo, what they came from, and `notes` on what was left out."""
+    """A mesh in the object cube, the camera of its photo, what they came from, and `notes` on what was left out.
+
+    `more_cameras` are those of further photos.
+    """
 
     mesh: MeshData
     camera: SolvedCamera
     structure: Structure
     fit: SilhouetteFit | None
     notes: tuple[str, ...]
+    more_cameras: tuple[SolvedCamera, ...] = ()
 
 
 def make_object(
-    networks: CupidModel, photo: Photo, request: Request, generator: torch.Generator, hooks: Hooks
+    networks: CupidModel,
+    photo: Photo,
+    request: Request,
+    generator: torch.Generator,
+    hooks: Hooks,
+    more: Sequence[Photo] = (),
 ) -> MadeObject:
-    """Stages encode_image to decode_mesh. Errors: `MaquetteError` when no object takes shape."""
+    """Stages encode_image to decode_mesh; `more` are further photos of the same object (spec 10).
+
+    Errors: `MaquetteError` when no object takes shape.
+    """
     hooks.stage("encode_image")
-    condition = encode_photo(networks, photo)
-    found = find_structure(networks, condition, photo, generator, request, hooks)
-    if found.camera.message:
-        hooks.message(found.camera.message)
+    photos = (photo, *more)
+    conditions = [encode_photo(networks, each) for each in photos]
+    found = find_structure(networks, conditions, photos, generator, request, hooks)
+    for number, each in enumerate(found.cameras, start=1):
+        if each.message:
+            hooks.message(each.message if not more else f"Photo {number}: {each.message}")
     structure, camera, resolution = found.structure, found.camera, found.resolution
 
     hooks.stage("sample_latent")
     latent = None
     notes = _left_out(networks, structure, resolution)
     if not notes:
-        latent = sample_latent(networks, structure, condition, photo, camera, generator, request.steps, hooks)
+        others = list(zip(conditions[1:], more, found.more, strict=True))
+        latent = sample_latent(
+            networks, structure, conditions[0], photo, camera, generator, request.steps, hooks, others
+        )
 
     hooks.stage("decode_mesh")
+    views = [
+        (each.crop.image, view.crop.world_to_camera, view.crop.intrinsics)
+        for each, view in zip(more, found.more, strict=True)
+        if view.crop is not None and view.trusted
+    ]
     if latent is not None:
-        mesh = decode_mesh(networks, latent, photo, camera)
+        mesh = decode_mesh(networks, latent, photo, camera, views)
     else:
-        mesh = mesh_from_structure(structure, resolution, photo, camera)
+        mesh = mesh_from_structure(structure, resolution, photo, camera, views)
     hooks.check_cancelled()
-    return MadeObject(mesh, camera, structure, found.fit, notes)
+    return MadeObject(mesh, camera, structure, found.fit, notes, found.more)
 
 
 def fit_to_photo(mesh: MeshData, photo: Photo, camera: SolvedCamera) -> dict[str, float]:
-    """Mask IoU, PSNR and SSIM (white background) of the result seen by the solved camera; empty without a camera."""
+    """Mask IoU, PSNR and SSIM (white background) of the result seen by the solved camera; empty without a camera.
+
+    What an occluder hides is left out: white in both pictures, object in neither.
+    """
     if camera.world_to_camera is None or camera.intrinsics is None:
         return {}
     width, height = results.fit_size(photo.picture.size)
     view = results.photo_view(mesh, camera.world_to_camera, camera.intrinsics, (width, height))
     shown, alpha = results.photo_on_white(photo.rgba, (width, height))
+    hidden = results.small_hidden(photo.hidden, (width, height))
+    color = np.where(hidden[..., None], np.float32(1), view.color)
+    shown = np.where(hidden[..., None], np.float32(1), shown)
     return {
-        "mask_iou": mask_iou(view.mask, alpha >= 0.5),
-        "psnr": psnr(view.color, shown),
-        "ssim": ssim(view.color, shown),
+        "mask_iou": mask_iou(view.mask & ~hidden, (alpha >= 0.5) & ~hidden),
+        "psnr": psnr(color, shown),
+        "ssim": ssim(color, shown),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +17,15 @@ from backend.systems.cupid.masking import Cutout, find_object
 from backend.systems.cupid.model import CupidModel
 from backend.systems.cupid.occlusion import OCCLUDER_CHANNELS, hide
 
+MOST_PHOTOS = 8  # of one object
+
 
 @dataclass(frozen=True)
 class Photo:
     """The prepared picture: rgba [H,W,4] with the object's alpha, its crop, and both network inputs [1,C,S,S].
 
-    `occluder` [S,S] bool, like the crop, is where something hides whatever is behind it; None if nothing does.
+    `occluder` [S,S] bool, like the crop, and `hidden` [H,W] bool, like the picture, are where something hides whatever
+    is behind it; None if nothing does.
     """
 
     picture: Picture
@@ -31,6 +35,7 @@ class Photo:
     encoder_input: Tensor
     visual_input: Tensor
     occluder: np.ndarray | None = None
+    hidden: np.ndarray | None = None
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -38,6 +43,12 @@ class Photo:
         width, height = self.picture.size
         left, top, right, bottom = self.crop.box
         return left / width, top / height, right / width, bottom / height
+
+    @property
+    def seen_alpha(self) -> np.ndarray:
+        """The crop's alpha [S,S] float32 in [0,1]; NaN under the occluder, where nobody knows."""
+        alpha = self.crop.image[..., 3].astype(np.float32) / 255
+        return alpha if self.occluder is None else np.where(self.occluder, np.float32("nan"), alpha)
 
 
 def prepare_image(image: bytes, mask: bytes | None, networks: CupidModel, occluder: bytes | None = None) -> Photo:
@@ -66,7 +77,34 @@ def prepare_image(image: bytes, mask: bytes | None, networks: CupidModel, occlud
     if channels == OCCLUDER_CHANNELS:
         shown = torch.zeros_like(encoder_input[:, :1]) if in_crop is None else _resized(in_crop, settings.encoder_size)
         encoder_input = hide(encoder_input, shown)
-    return Photo(picture, cutout, rgba, crop, encoder_input, visual_input, in_crop)
+    return Photo(picture, cutout, rgba, crop, encoder_input, visual_input, in_crop, hidden)
+
+
+def prepare_photos(inputs: Mapping[str, bytes], networks: CupidModel) -> list[Photo]:
+    """The photos of one object: inputs image, image_1, image_2, ... and a mask_k and occluder_k for any of them.
+
+    Errors: `MaquetteError` bad_input, naming the photo if there are several.
+    """
+    endings = ["", *(f"_{number}" for number in range(1, MOST_PHOTOS))]
+    count = sum(f"image{ending}" in inputs for ending in endings)
+    if f"image_{MOST_PHOTOS}" in inputs:
+        raise MaquetteError("bad_input", f"CUPID takes {MOST_PHOTOS} photos of one object; remove the others.")
+    known = {f"{kind}{ending}" for ending in endings[:count] for kind in ("image", "mask", "occluder")}
+    if set(inputs) - known or "image" not in inputs:
+        raise MaquetteError(
+            "bad_input", "CUPID needs one picture, or several of one object numbered from 1; choose an image.",
+            detail=", ".join(sorted(set(inputs) - known)), next_step="choose_image",
+        )  # fmt: skip
+    photos = []
+    for number, ending in enumerate(endings[:count], start=1):
+        try:
+            photos.append(prepare_image(
+                inputs[f"image{ending}"], inputs.get(f"mask{ending}"), networks, inputs.get(f"occluder{ending}")))
+        except MaquetteError as error:
+            failure = error.failure
+            text = failure.message if count == 1 else f"Photo {number}: {failure.message}"
+            raise MaquetteError(failure.code, text, failure.detail, failure.next_step) from error
+    return photos
 
 
 def _resized(occluder: np.ndarray, size: int) -> Tensor:

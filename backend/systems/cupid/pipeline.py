@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,8 +19,9 @@ from backend.contract.messages import SystemInfo
 from backend.formats import glb
 from backend.systems.base import ArtifactData, Hooks, RunResult
 from backend.systems.cupid import model, results
-from backend.systems.cupid.object_stage import MadeObject, fit_to_photo, make_object
-from backend.systems.cupid.photo import Photo, prepare_image
+from backend.systems.cupid.object_stage import MadeObject, make_object
+from backend.systems.cupid.photo import Photo, prepare_photos
+from backend.systems.cupid.photo_results import camera_files, photo_report
 from backend.systems.cupid.request import Request, parse_request
 
 TASK = "image_to_3d"
@@ -81,16 +82,15 @@ class CupidSystem:
 def object_from_photo(
     networks: model.CupidModel, inputs: dict[str, bytes], request: Request, hooks: Hooks
 ) -> RunResult:
-    """Task image_to_3d. inputs: image; mask and occluder if there are any."""
-    if set(inputs) - {"image", "mask", "occluder"} or "image" not in inputs:
-        raise MaquetteError("bad_input", "CUPID needs one picture; choose an image.", next_step="choose_image")
-    photo = prepare_image(inputs["image"], inputs.get("mask"), networks, inputs.get("occluder"))
-    if photo.cutout.source == "cut_out":
-        hooks.message(photo.cutout.message)
+    """Task image_to_3d. inputs: image; mask and occluder if there are any; further photos of the object, numbered."""
+    photo, *more = prepare_photos(inputs, networks)
+    for each in (photo, *more):
+        if each.cutout.source == "cut_out":
+            hooks.message(each.cutout.message)
     hooks.preview(results.object_picture(photo.crop.image))
-    made = make_object(networks, photo, request, torch.Generator().manual_seed(request.seed), hooks)
+    made = make_object(networks, photo, request, torch.Generator().manual_seed(request.seed), hooks, more)
     hooks.stage("finish")
-    result = _artifacts(made, photo, request, hooks)
+    result = _artifacts(made, photo, request, hooks, more)
     hooks.finish()
     return result
 
@@ -98,8 +98,12 @@ def object_from_photo(
 TASKS: dict[str, TaskFunction] = {TASK: object_from_photo}
 
 
-def _artifacts(made: MadeObject, photo: Photo, request: Request, hooks: Hooks) -> RunResult:
+def _artifacts(
+    made: MadeObject, photo: Photo, request: Request, hooks: Hooks, more: Sequence[Photo] = ()
+) -> RunResult:
     mesh, camera, fit = made.mesh, made.camera, made.fit
+    photos, cameras = (photo, *more), (camera, *made.more_cameras)
+    seen = [photo_report(mesh, *each) for each in zip(photos, cameras, strict=True)]
     crop_intrinsics = None if camera.crop is None else camera.crop.intrinsics
     thumbnail = results.thumbnail(mesh, camera.world_to_camera, crop_intrinsics)
     hooks.preview(thumbnail)
@@ -123,20 +127,17 @@ def _artifacts(made: MadeObject, photo: Photo, request: Request, hooks: Hooks) -
         "silhouette": None if fit is None else {
             "solved": fit.iou_solved, "moved": fit.iou_moved, "reshaped": fit.iou_reshaped},
         "focal": None if camera.intrinsics is None else float(camera.intrinsics[0, 0]),
-        **fit_to_photo(mesh, photo, camera),
+        **{name: seen[0][name] for name in ("mask_iou", "psnr", "ssim") if name in seen[0]},
+        "photos": seen,
         "peak_mib": results.peak_mib(),
     }
     glb_bytes = glb.mesh_to_glb(mesh, "Maquette object")
-    camera_bytes = results.camera_json(
-        camera.world_to_camera, camera.intrinsics, photo.picture.original_size, camera.residual_px, camera.trusted,
-        camera.message,
-    )
     hooks.finish()
     report["seconds"] = {name: round(value, 4) for name, value in hooks.seconds.items()}
     artifacts = (
         ArtifactData("asset.mesh", meshes.mesh_to_bytes(mesh), meshes.MEDIA_TYPE),
         ArtifactData("asset.glb", glb_bytes, glb.MEDIA_TYPE),
-        ArtifactData("camera.json", camera_bytes, "application/json"),
+        *camera_files(photos, cameras),
         ArtifactData("thumbnail.png", thumbnail, "image/png"),
         ArtifactData("report.json", json.dumps(report, indent=1).encode(), "application/json"),
     )

@@ -82,6 +82,14 @@ def peak_mib() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
+def small_hidden(hidden: np.ndarray | None, size: tuple[int, int]) -> np.ndarray:
+    """What is hidden [H,W] bool (None: nothing) at `size` (width, height), with every pixel that is hidden in part."""
+    if hidden is None:
+        return np.zeros(size[::-1], bool)
+    values = Image.fromarray(hidden.astype(np.float32)).resize(size, Image.Resampling.BOX)
+    return np.asarray(values) > 0
+
+
 def photo_on_white(rgba: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """The photo's object on white at `size` (width, height): colour [h,w,3] in [0,1] and alpha [h,w]."""
     resized = Image.fromarray(rgba).resize(size, Image.Resampling.BOX)  # Pillow resizes RGBA premultiplied

@@ -6,6 +6,8 @@ the most likely shape with exactly that silhouette is taken: voxels seen outside
 meets no voxel gets the one that the network holds most likely, and gaps in the surface are closed. The focal length
 stays. With several photos of the object each camera is fitted to its own, and the shape takes all outlines whose camera
 can be believed: what is left is within their visual hull.
+
+What an occluder hides is neither object nor empty: there, silhouettes are not compared and no voxel is touched.
 """
 
 from __future__ import annotations
@@ -47,8 +49,28 @@ class SilhouetteFit:
     iou_reshaped: float
 
 
+@dataclass(frozen=True)
+class Outline:
+    """The object's silhouette in the photo as it is compared: ``mask`` [SIZE,SIZE] where the object is seen, ``known``
+    [SIZE,SIZE] where nothing hides whether it is there."""
+
+    mask: np.ndarray
+    known: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """Pixels a side."""
+        return len(self.mask)
+
+    @property
+    def cut(self) -> bool:
+        """Whether the object may go on where it is hidden: its silhouette touches what is not known."""
+        return bool((ndimage.binary_dilation(self.mask, iterations=2) & ~self.known).any())
+
+
 def fit_silhouette(logits: np.ndarray, camera: Camera, alpha: np.ndarray) -> SilhouetteFit:
-    """Fit to the crop's ``alpha`` [S,S] in [0,1]. ``logits`` [R,R,R] of occupancy, ``camera`` of the crop.
+    """Fit to the crop's ``alpha`` [S,S] in [0,1], NaN where hidden. ``logits`` [R,R,R] of occupancy, ``camera`` of the
+    crop.
 
     Raises ValueError when no voxel is occupied or the alpha is empty.
     """
@@ -62,37 +84,42 @@ def fit_silhouettes(
 
     The camera of the first photo reshapes it from ``LEAST_IOU`` on, those of further photos from ``BELIEVED_IOU`` on.
     """
-    masks = [small_mask(alpha) for alpha in alphas]
+    outlines = [small_outline(alpha) for alpha in alphas]
     occupied = logits > 0
-    if not occupied.any() or not all(mask.any() for mask in masks):
+    if not occupied.any() or not all(outline.mask.any() for outline in outlines):
         raise ValueError("There is nothing to fit; the object or its silhouette is empty.")
     resolution = logits.shape[0]
     points = (np.argwhere(occupied) + 0.5) / resolution - 0.5
     found: list[tuple[Camera, float, float]] = []
-    carving: list[tuple[Camera, np.ndarray]] = []
-    for index, (camera, mask) in enumerate(zip(cameras, masks, strict=True)):
-        solved = overlap(points, camera, mask, resolution)
-        better = _move(points, camera, mask, resolution)
-        moved = overlap(points, better, mask, resolution)
+    carving: list[tuple[Camera, Outline]] = []
+    for index, (camera, outline) in enumerate(zip(cameras, outlines, strict=True)):
+        solved = overlap(points, camera, outline, resolution)
+        better = _move(points, camera, outline, resolution)
+        moved = overlap(points, better, outline, resolution)
         if moved < solved:
             moved, better = solved, camera
         if moved < LEAST_IOU:
             moved, better = solved, camera
         elif index == 0 or moved >= BELIEVED_IOU:
-            carving.append((better, mask))
+            carving.append((better, outline))
         found.append((better, solved, moved))
     reshaped = _reshape(logits, carving)
     points = (np.argwhere(reshaped) + 0.5) / resolution - 0.5
     return [
-        SilhouetteFit(camera, reshaped, solved, moved, overlap(points, camera, mask, resolution))
-        for (camera, solved, moved), mask in zip(found, masks, strict=True)
+        SilhouetteFit(camera, reshaped, solved, moved, overlap(points, camera, outline, resolution))
+        for (camera, solved, moved), outline in zip(found, outlines, strict=True)
     ]
 
 
-def small_mask(alpha: np.ndarray) -> np.ndarray:
-    """``alpha`` [S,S] in [0,1] as the mask [SIZE,SIZE] that silhouettes are compared with."""
-    small = Image.fromarray(np.asarray(alpha, np.float32)).resize((SIZE, SIZE), Image.Resampling.BOX)
-    return np.asarray(small) >= 0.5
+def small_outline(alpha: np.ndarray) -> Outline:
+    """``alpha`` [S,S] in [0,1], NaN where hidden, as the outline that silhouettes are compared with."""
+
+    def small(values: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(values.astype(np.float32)).resize((SIZE, SIZE), Image.Resampling.BOX))
+
+    alpha = np.asarray(alpha, np.float32)
+    known = small(np.isfinite(alpha)) > 0.5
+    return Outline((small(np.nan_to_num(alpha)) >= 0.5) & known, known)
 
 
 def silhouette(points: np.ndarray, camera: Camera, resolution: int, size: int = SIZE) -> np.ndarray:
@@ -109,10 +136,10 @@ def silhouette(points: np.ndarray, camera: Camera, resolution: int, size: int = 
     return np.asarray(ndimage.binary_erosion(grown, _disc(SHRINK * voxel)))
 
 
-def overlap(points: np.ndarray, camera: Camera, mask: np.ndarray, resolution: int) -> float:
-    """IoU of the voxels' silhouette and ``mask``."""
-    shown = silhouette(points, camera, resolution, len(mask))
-    return float((shown & mask).sum() / max((shown | mask).sum(), 1))
+def overlap(points: np.ndarray, camera: Camera, outline: Outline, resolution: int) -> float:
+    """IoU of the voxels' silhouette and the photo's, where that is known."""
+    shown = silhouette(points, camera, resolution, outline.size) & outline.known
+    return float((shown & outline.mask).sum() / max((shown | outline.mask).sum(), 1))
 
 
 def moved_camera(camera: Camera, step: np.ndarray) -> Camera:
@@ -149,16 +176,18 @@ def _disc(radius: float) -> np.ndarray:
     return np.asarray(rows**2 + columns**2 <= (radius + 0.25) ** 2) | ((rows == 0) & (columns == 0))
 
 
-def _move(points: np.ndarray, camera: Camera, mask: np.ndarray, resolution: int) -> Camera:
+def _move(points: np.ndarray, camera: Camera, outline: Outline, resolution: int) -> Camera:
     """The camera near ``camera`` whose silhouette fits best: box onto box first, then all unknowns, coarse to fine."""
-    camera = _fit_box(points, camera, mask, resolution)
+    mask = outline.mask
+    if not outline.cut:  # else nobody knows how far the box reaches
+        camera = _fit_box(points, camera, mask, resolution)
     step = np.zeros(len(STEPS))
     for blur in BLURS:
         target = ndimage.gaussian_filter(mask.astype(np.float32), blur)
         scale = float((target**2).sum())
 
         def cost(step: np.ndarray, target: np.ndarray = target, scale: float = scale, blur: float = blur) -> float:
-            shown = silhouette(points, moved_camera(camera, step), resolution, len(mask))
+            shown = silhouette(points, moved_camera(camera, step), resolution, len(mask)) & outline.known
             difference = ndimage.gaussian_filter(shown.astype(np.float32), blur) - target
             return float((difference**2).sum()) / scale + PRIOR * float((step**2).sum())
 
@@ -203,32 +232,34 @@ def _box(mask: np.ndarray) -> tuple[np.ndarray, float]:
 
 @dataclass(frozen=True)
 class _SeenGrid:
-    """All voxels of a grid in one view: column and row [N] in ``mask``, which are in the picture, a voxel's pixels."""
+    """All voxels of a grid in one view: column and row [N] in it, which are in the picture, a voxel's pixels."""
 
     camera: Camera
-    mask: np.ndarray
+    outline: Outline
     columns: np.ndarray
     rows: np.ndarray
     seen: np.ndarray
     voxel: float
 
     @classmethod
-    def of(cls, points: np.ndarray, camera: Camera, mask: np.ndarray, resolution: int) -> _SeenGrid:
-        return cls(camera, mask, *_pixels(points, camera, len(mask)), _voxel_pixels(camera, resolution, len(mask)))
+    def of(cls, points: np.ndarray, camera: Camera, outline: Outline, resolution: int) -> _SeenGrid:
+        size = outline.size
+        return cls(camera, outline, *_pixels(points, camera, size), _voxel_pixels(camera, resolution, size))
 
     def allowed(self) -> np.ndarray:
         """Which voxels [N] do not show outside of the silhouette."""
-        outside = ndimage.distance_transform_edt(~self.mask)[self.rows, self.columns]
+        empty = ~self.outline.mask & self.outline.known
+        outside = ndimage.distance_transform_edt(empty)[self.rows, self.columns]
         return np.asarray(self.seen & (outside <= OUTSIDE * self.voxel))
 
 
-def _reshape(logits: np.ndarray, views: Sequence[tuple[Camera, np.ndarray]]) -> np.ndarray:
-    """The most likely occupancy whose silhouettes are the masks of ``views``; one that takes too much is left out."""
+def _reshape(logits: np.ndarray, views: Sequence[tuple[Camera, Outline]]) -> np.ndarray:
+    """The most likely occupancy whose silhouettes are those of ``views``; one that takes too much is left out."""
     points = (np.argwhere(np.ones_like(logits, bool)) + 0.5) / logits.shape[0] - 0.5
     likely = logits.reshape(-1)
     allowed, used = np.ones(len(points), bool), []
-    for camera, mask in views:
-        view = _SeenGrid.of(points, camera, mask, logits.shape[0])
+    for camera, outline in views:
+        view = _SeenGrid.of(points, camera, outline, logits.shape[0])
         both = allowed & view.allowed()
         if ((likely > 0) & both).sum() >= KEPT_SHARE * (likely > 0).sum():
             allowed, used = both, [*used, view]
@@ -244,9 +275,9 @@ def _fill_rays(
     kept: np.ndarray, allowed: np.ndarray, logits: np.ndarray, points: np.ndarray, view: _SeenGrid
 ) -> None:
     """Add to ``kept`` [N] the likeliest allowed voxel on every ray of the view's mask that meets none."""
-    size, rows, columns = len(view.mask), view.rows, view.columns
-    missing = view.mask & ~silhouette(points[kept], view.camera, logits.shape[0], size)
-    candidates = np.flatnonzero(allowed & view.seen & view.mask[rows, columns] & ~kept)
+    mask, size, rows, columns = view.outline.mask, view.outline.size, view.rows, view.columns
+    missing = mask & ~silhouette(points[kept], view.camera, logits.shape[0], size)
+    candidates = np.flatnonzero(allowed & view.seen & mask[rows, columns] & ~kept)
     away = ndimage.distance_transform_edt(~kept.reshape(logits.shape)).reshape(-1)
     wanted = logits.reshape(-1)[candidates] - ATTACHED * away[candidates]
     candidates = candidates[np.argsort(-wanted, kind="stable")]

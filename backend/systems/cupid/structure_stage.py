@@ -1,7 +1,8 @@
 """Stage 1 of a job: sample the structure, solve the camera, fit both to the silhouette (spec sections 3, 6, 7).
 
 Where the configuration asks for several `hypotheses`, they are sampled in one batch, each with a camera of its own, and
-the one that the others and the photo's silhouette agree with most goes on.
+the one that the others and the photo's silhouette agree with most goes on. Of several photos of the object each has a
+camera in every hypothesis.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from backend.systems.cupid.model import CupidModel, CupidSettings
 from backend.systems.cupid.photo import Photo
 from backend.systems.cupid.pose import Camera, reprojection_error
 from backend.systems.cupid.request import Request
-from backend.systems.cupid.silhouette_fit import SilhouetteFit, fit_silhouette, overlap, small_mask
+from backend.systems.cupid.silhouette_fit import SilhouetteFit, fit_silhouettes, overlap, small_outline
 from backend.systems.cupid.structure_decode import MIN_ACTIVE, Structure, decode_structure, voxel_centres
 from backend.systems.cupid.structure_sampler import sample_structure
 
@@ -61,95 +62,137 @@ class SolvedCamera:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One sampled object: its voxels in a grid of `resolution`, its camera, and their fit to the silhouette if any."""
+    """One sampled object: its voxels in a grid of `resolution`, its camera, and their fit to the silhouette if any.
+
+    `more` are the cameras of further photos.
+    """
 
     structure: Structure
     resolution: int
     camera: SolvedCamera
     fit: SilhouetteFit | None
+    more: tuple[SolvedCamera, ...] = ()
+
+    @property
+    def cameras(self) -> tuple[SolvedCamera, ...]:
+        """The camera of every photo."""
+        return (self.camera, *self.more)
 
 
 def find_structure(
     networks: CupidModel,
-    condition: Condition,
-    photo: Photo,
+    conditions: Sequence[Condition],
+    photos: Sequence[Photo],
     generator: torch.Generator,
     request: Request,
     hooks: Hooks,
 ) -> Hypothesis:
-    """Stages sample_structure and solve_camera. Errors: `MaquetteError` if hardly any voxel is occupied."""
+    """Stages sample_structure and solve_camera from photos of one object, a condition each.
+
+    Errors: `MaquetteError` if hardly any voxel is occupied.
+    """
     hooks.stage("sample_structure")
-    known = None if request.camera is None else uv_latent(networks, request.camera, photo.box)
-    occupancy, uv_logits = sample_structure(networks, condition, generator, request.steps, hooks, known)
+    known = None if request.camera is None else uv_latent(networks, request.camera, photos[0].box)
+    occupancy, uv_logits = sample_structure(networks, conditions, generator, request.steps, hooks, known)
     hooks.stage("solve_camera")
-    alpha = photo.crop.image[..., 3] / 255.0
+    alphas = [photo.seen_alpha for photo in photos]
     found: list[Hypothesis] = []
     logits: list[np.ndarray] = []
     for item in range(len(occupancy)):
         hooks.check_cancelled()
-        each = occupancy[item : item + 1], uv_logits[item : item + 1]
-        structure = _decode(*each)
+        sampled = [(_decode(occupancy[item : item + 1], uv), uv) for uv in uv_logits[:, item : item + 1]]
+        structure = sampled[0][0]
         if len(structure.coords) >= MIN_ACTIVE:
-            camera = (
-                solve_camera(structure, each[1], photo, networks.settings, request.focal)
-                if request.camera is None
-                else given_camera(structure, each[1], photo, networks.settings, request.camera)
+            cameras = tuple(
+                given_camera(*each, photo, networks.settings, request.camera)
+                if request.camera is not None and photo is photos[0]
+                else solve_camera(*each, photo, networks.settings, same_lens(request.focal, photos[0], photo))
+                for each, photo in zip(sampled, photos, strict=True)
             )
-            found.append(Hypothesis(structure, occupancy.shape[-1], camera, None))
-            logits.append(each[0][0, 0].cpu().numpy())
+            found.append(Hypothesis(structure, occupancy.shape[-1], cameras[0], None, cameras[1:]))
+            logits.append(occupancy[item, 0].cpu().numpy())
     if not found:
         raise MaquetteError(
             "bad_input",
             "No object took shape from this picture; try another seed or a picture that shows the object clearly.",
             detail=f"{len(occupancy)} tried", next_step="retry",
         )
-    best = best_hypothesis(found, alpha)
+    best = best_hypothesis(found, alphas)
     if not networks.settings.fit_silhouette or request.camera is not None:
         return found[best]
-    return fitted(found[best], logits[best], alpha, photo)
+    return fitted(found[best], logits[best], alphas, photos)
 
 
-def best_hypothesis(found: Sequence[Hypothesis], alpha: np.ndarray) -> int:
-    """Which hypothesis goes on: the one with the photo's outline whose view many others with that outline share.
+def best_hypothesis(found: Sequence[Hypothesis], alphas: Sequence[np.ndarray]) -> int:
+    """Which hypothesis goes on: the one with the photos' outlines whose views many others with these outlines share.
 
-    Samples of a small network scatter; the truth is where they gather. `alpha` [S,S] in [0,1] of the crop.
+    Samples of a small network scatter; the truth is where they gather. `alphas` [S,S] in [0,1] of each photo's crop.
     """
-    solved = [index for index, hypothesis in enumerate(found) if hypothesis.camera.crop is not None]
+    solved = [i for i, hypothesis in enumerate(found) if any(camera.crop is not None for camera in hypothesis.cameras)]
     if len(found) == 1 or not solved:
         return 0
-    outline = np.array([silhouette_overlap(found[i], alpha) for i in solved])
-    rotations = np.stack([found[i].camera.crop.world_to_camera[:3, :3] for i in solved])  # type: ignore[union-attr]
-    cosine = (np.einsum("aij,bij->ab", rotations, rotations) - 1.0) / 2.0
-    shared = np.exp(-((np.arccos(cosine.clip(-1.0, 1.0)) / SAME_VIEW) ** 2))
+    outline = np.array([silhouette_overlap(found[i], alphas) for i in solved])
+    apart = [_angles([found[i].cameras[photo] for i in solved]) for photo in range(len(alphas))]
+    shared = np.exp(-np.mean([(angles / SAME_VIEW) ** 2 for angles in apart], axis=0))
     return solved[int((outline * (shared @ outline)).argmax())]
 
 
-def silhouette_overlap(hypothesis: Hypothesis, alpha: np.ndarray) -> float:
-    """IoU of the voxels' silhouette, as solved, and `alpha` [S,S]; 0 without a camera."""
-    if hypothesis.camera.crop is None:
-        return 0.0
+def _angles(cameras: Sequence[SolvedCamera]) -> np.ndarray:
+    """Angles [N,N] in radians between the cameras' rotations, half a turn where one is missing."""
+    rotations = np.stack([np.eye(3) if one.crop is None else one.crop.world_to_camera[:3, :3] for one in cameras])
+    cosine = (np.einsum("aij,bij->ab", rotations, rotations) - 1.0) / 2.0
+    missing = np.array([one.crop is None for one in cameras])
+    return np.where(missing[:, None] | missing, np.pi, np.arccos(cosine.clip(-1.0, 1.0)))
+
+
+def silhouette_overlap(hypothesis: Hypothesis, alphas: Sequence[np.ndarray]) -> float:
+    """Mean IoU of the voxels' silhouettes, as solved, and `alphas` [S,S]; 0 for a photo without a camera."""
     points = voxel_centres(hypothesis.structure.coords, hypothesis.resolution).cpu().numpy().astype(np.float64)
-    return overlap(points, hypothesis.camera.crop, small_mask(alpha), hypothesis.resolution)
+    return float(np.mean([
+        0.0 if camera.crop is None else overlap(points, camera.crop, small_outline(alpha), hypothesis.resolution)
+        for camera, alpha in zip(hypothesis.cameras, alphas, strict=True)
+    ]))  # fmt: skip
 
 
-def fitted(hypothesis: Hypothesis, logits: np.ndarray, alpha: np.ndarray, photo: Photo) -> Hypothesis:
-    """Voxels and camera brought into line with the crop's `alpha`; unchanged where that fails. `logits` [R,R,R]."""
-    camera = hypothesis.camera
-    if camera.crop is None:
+def same_lens(focal: float | None, first: Photo, other: Photo) -> float | None:
+    """The known `focal` of the `first` photo in widths of another one that was taken through the same lens."""
+    if focal is None or other is first:
+        return focal
+    (width, height), (other_width, other_height) = first.picture.original_size, other.picture.original_size
+    return focal * width / max(width, height) * max(other_width, other_height) / other_width
+
+
+def fitted(
+    hypothesis: Hypothesis, logits: np.ndarray, alphas: Sequence[np.ndarray], photos: Sequence[Photo]
+) -> Hypothesis:
+    """Voxels and cameras brought into line with the crops' `alphas`; unchanged where that fails. `logits` [R,R,R].
+
+    Nothing is fitted unless the first photo has a camera.
+    """
+    solved = [i for i, camera in enumerate(hypothesis.cameras) if camera.crop is not None]
+    if hypothesis.camera.crop is None:
         return hypothesis
+    crops = [camera.crop for camera in hypothesis.cameras if camera.crop is not None]
     try:
-        fit = fit_silhouette(logits, camera.crop, alpha)
+        fits = fit_silhouettes(logits, crops, [alphas[i] for i in solved])
     except ValueError as error:
         logger.info("no fit to the silhouette: %s", error)
         return hypothesis
-    coords = torch.from_numpy(np.pad(np.argwhere(fit.occupied), ((0, 0), (1, 0)))).int()
+    coords = torch.from_numpy(np.pad(np.argwhere(fits[0].occupied), ((0, 0), (1, 0)))).int()
     structure = replace(hypothesis.structure, coords=coords.to(hypothesis.structure.coords.device))
+    cameras = list(hypothesis.cameras)
+    for i, fit in zip(solved, fits, strict=True):
+        cameras[i] = _moved(cameras[i], fit, photos[i])
+    return replace(hypothesis, structure=structure, camera=cameras[0], fit=fits[0], more=tuple(cameras[1:]))
+
+
+def _moved(camera: SolvedCamera, fit: SilhouetteFit, photo: Photo) -> SolvedCamera:
+    """The camera after its fit."""
     message = "" if fit.iou_moved >= TRUSTED_OUTLINE else (
         f"The camera is uncertain (the outlines overlap by {100 * fit.iou_moved:.0f} %); check it or try another seed."
     )
     intrinsics = uncrop_intrinsics(fit.camera.intrinsics, photo.box)
-    moved = SolvedCamera(fit.camera, intrinsics, camera.residual_px, message, fit.iou_moved)
-    return replace(hypothesis, structure=structure, camera=moved, fit=fit)
+    return SolvedCamera(fit.camera, intrinsics, camera.residual_px, message, fit.iou_moved)
 
 
 def solve_camera(
@@ -186,7 +229,7 @@ def given_camera(
     residual_px = crop.residual * (right - left) * photo.picture.original_size[0]
     resolution = uv_logits.shape[-1]
     centres = voxel_centres(structure.coords, resolution).cpu().numpy().astype(np.float64)
-    outline = overlap(centres, crop, small_mask(photo.crop.image[..., 3] / 255.0), resolution)
+    outline = overlap(centres, crop, small_outline(photo.seen_alpha), resolution)
     message = "" if outline >= TRUSTED_OUTLINE else (
         f"Under the known camera the object covers only {100 * outline:.0f} % of the photo's outline; "
         "check that the camera belongs to this photo and to the object's unit cube."
