@@ -173,6 +173,14 @@ def _in_camera(points: np.ndarray, world_to_camera: np.ndarray) -> np.ndarray:
 
 def main(arguments: Sequence[str]) -> int:
     """The command. Errors: `MaquetteError`."""
+    if arguments and arguments[0] == "cupid-scenes":
+        from backend.evaluation import scenes
+
+        return scenes.main(arguments[1:])
+    if arguments and arguments[0] == "cupid-photos":
+        from backend.evaluation import photos
+
+        return photos.main(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m backend evaluate", description=__doc__)
     parser.add_argument("system", choices=["cupid"])
     parser.add_argument("--assets", type=Path, help="folder of GLB files, with or without an objects.csv")
