@@ -15,7 +15,7 @@ from backend.contract.errors import MaquetteError
 from backend.contract.meshes import MeshData, mesh_from_bytes
 from backend.formats.images import decode_image, encode_png
 from backend.rendering.views import render_mesh
-from backend.systems import registry
+from backend.systems import registry, scene_command
 from backend.systems.base import Hooks, RunResult
 
 logger = logging.getLogger(__name__)
@@ -79,20 +79,37 @@ def main(arguments: Sequence[str]) -> int:
         "--mask", action="append", default=[],
         help=f"picture that is white where the object is; one a photo in the photos' order, {NO_MASK} to leave one out",
     )  # fmt: skip
+    parser.add_argument("--task", help=f"default: the system's first, image_to_3d; or {scene_command.TASK}")
+    parser.add_argument("--depth", type=Path, help="of a scene: depth image (.npy, 16-bit PNG or EXR)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the result")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--steps", type=int, help="sampler steps a stage; default: the configuration's")
     parser.add_argument("--weights", default="mini", help="mini, random or a folder; default: mini")
     parser.add_argument("--config", default="mini", help="mini or full; default: mini")
     parser.add_argument("--focal", type=float, help="known focal length in picture widths")
+    parser.add_argument(
+        "--camera", type=Path,
+        help="known camera of the picture in the object's unit cube: JSON with world_to_camera [4,4] and intrinsics "
+        "[3,3], a camera.json for example",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     images = [_read(path) for path in options.image]
-    inputs = photo_inputs(images, options.mask)
+    scene = options.task == scene_command.TASK
+    if scene:
+        masks = [_read(Path(mask)) for mask in options.mask]
+        inputs = scene_command.scene_inputs(images, masks, _read(options.depth) if options.depth else None)
+    else:
+        inputs = photo_inputs(images, options.mask)
     names = ("seed", "steps", "weights", "config", "focal")
     parameters = {name: getattr(options, name) for name in names}
+    if options.camera:
+        parameters["camera"] = read_camera(options.camera)
     system = registry.get_system(options.system)
-    result = system.run(system.tasks[0], inputs, parameters, Hooks())
-    write_result(result, images, options.out)
+    result = system.run(options.task or system.tasks[0], inputs, parameters, Hooks())
+    if scene:
+        scene_command.write_scene(result, images[0], options.out)
+    else:
+        write_result(result, images, options.out)
     logger.info("written to %s", options.out)
     return 0
 
@@ -108,6 +125,18 @@ def photo_inputs(images: Sequence[bytes], masks: Sequence[str]) -> dict[str, byt
     inputs = {f"image{ending}": image for ending, image in zip(endings, images, strict=True)}
     given = zip(endings, masks, strict=False)  # the last photos may have no mask
     return inputs | {f"mask{ending}": _read(Path(mask)) for ending, mask in given if mask != NO_MASK}
+
+
+def read_camera(path: Path) -> dict:
+    """The parameter `camera` from a JSON file, whatever else that holds. Errors: `MaquetteError` bad_input."""
+    try:
+        data = json.loads(_read(path))
+        return {name: data[name] for name in ("world_to_camera", "intrinsics")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise MaquetteError(
+            "bad_input", f"The file {path} holds no camera; give a JSON with world_to_camera and intrinsics.",
+            detail=repr(error),
+        ) from error  # fmt: skip
 
 
 def _read(path: Path) -> bytes:
