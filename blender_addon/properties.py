@@ -5,7 +5,15 @@ from __future__ import annotations
 import zlib
 
 import bpy
-from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
+from bpy.props import (
+    BoolProperty,
+    CollectionProperty,
+    EnumProperty,
+    FloatProperty,
+    IntProperty,
+    PointerProperty,
+    StringProperty,
+)
 
 PLACEMENTS = [
     ("CURSOR", "3D Cursor", "The middle of the underside stands on the 3D cursor"),
@@ -69,7 +77,20 @@ class _JobSettings:
     )
 
 
+class MaquettePhoto(bpy.types.PropertyGroup):
+    """A further photo of the object."""
+
+    image: StringProperty(
+        name="Picture", description="A photo of the same object from another side", subtype="FILE_PATH"
+    )
+    mask: StringProperty(
+        name="Mask", description="White where the object is in this photo", subtype="FILE_PATH"
+    )
+
+
 class MaquetteCreateSettings(_JobSettings, bpy.types.PropertyGroup):
+    photos: CollectionProperty(type=MaquettePhoto)
+    photo_index: IntProperty(name="Photo")
     prompt: StringProperty(name="Text", description="Making objects from a sentence comes next")
     match_camera: BoolProperty(
         name="Match the Picture",
@@ -103,7 +124,7 @@ class MaquetteMatchSettings(_JobSettings, bpy.types.PropertyGroup):
     )
 
 
-CLASSES = (MaquetteCreateSettings, MaquetteMatchSettings)
+CLASSES = (MaquettePhoto, MaquetteCreateSettings, MaquetteMatchSettings)
 
 
 def attach() -> None:

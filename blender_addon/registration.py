@@ -8,11 +8,13 @@ from . import preferences, properties
 from .operators import create as create_operators
 from .operators import jobs as job_operators
 from .operators import match as match_operators
+from .operators import photos as photo_operators
 from .operators import report as report_operators
 from .operators import setup as setup_operators
 from .panels import create as create_panels
 from .panels import jobs as job_panels
 from .panels import match as match_panels
+from .panels import photos as photo_panels
 from .panels import setup as setup_panels
 from .runtime import pump, session
 
@@ -20,12 +22,14 @@ CLASSES = (
     *preferences.CLASSES,
     *properties.CLASSES,
     *create_operators.CLASSES,
+    *photo_operators.CLASSES,
     *match_operators.CLASSES,
     *job_operators.CLASSES,
     *setup_operators.CLASSES,
     *report_operators.CLASSES,
     *setup_panels.CLASSES,
     *create_panels.CLASSES,
+    *photo_panels.CLASSES,
     *match_panels.CLASSES,
     *job_panels.CLASSES,
 )

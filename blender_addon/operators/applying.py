@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import bpy
 
@@ -15,6 +16,7 @@ from ..runtime.job_store import JobRecord, JobStore
 from ..runtime.pictures import inspect_picture
 from ..scene import apply, guard
 from ..scene.cameras import SolvedCamera, solved_camera_from_json
+from .photos import MOST_PHOTOS
 from .requesting import job_record, provenance_of
 
 OTHER_FILE = "This result was meant for another file. Press Apply to put it here."
@@ -70,13 +72,7 @@ def load_result(store: JobStore, record: JobRecord) -> apply.Result:
     if record.state != "done" or not record.downloaded:
         raise MaquetteError("bad_input", "This job has no result yet.")
     intent = _intent(record)
-    picture = store.input_path(record) if intent.show_background else None
-    orientation = 1
-    if picture is not None:
-        try:
-            orientation = inspect_picture(picture).orientation
-        except MaquetteError:
-            picture = None  # replaced by something else since; the object is still worth having
+    picture, orientation = _background(store, record, "image", intent)
     return apply.Result(
         title=record.title,
         mesh=_mesh(store, record),
@@ -89,7 +85,31 @@ def load_result(store: JobStore, record: JobRecord) -> apply.Result:
         set_render_size=intent.set_render_size,
         picture=picture,
         orientation=orientation,
+        more=_more_cameras(store, record, intent),
     )
+
+
+def _background(store: JobStore, record: JobRecord, name: str, intent: ApplyIntent) -> tuple[Path | None, int]:
+    """The picture to show behind a camera, and its EXIF orientation."""
+    picture = store.input_path(record, name) if intent.show_background else None
+    if picture is None:
+        return None, 1
+    try:
+        return picture, inspect_picture(picture).orientation
+    except MaquetteError:
+        return None, 1  # replaced by something else since; the object is still worth having
+
+
+def _more_cameras(store: JobStore, record: JobRecord, intent: ApplyIntent) -> tuple[apply.PhotoCamera, ...]:
+    """The cameras of the further photos of the object."""
+    found = []
+    for number in range(1, MOST_PHOTOS):
+        path = record.more_inputs.get(f"image_{number}")
+        camera = _camera(store, record, f"camera_{number}.json") if path else None
+        if path and camera is not None:
+            found.append(apply.PhotoCamera(
+                Path(path).stem, camera, *_background(store, record, f"image_{number}", intent)))
+    return tuple(found)
 
 
 def _mesh(store: JobStore, record: JobRecord) -> MeshData:
@@ -101,8 +121,8 @@ def _mesh(store: JobStore, record: JobRecord) -> MeshData:
         ) from error
 
 
-def _camera(store: JobStore, record: JobRecord) -> SolvedCamera | None:
-    path = store.artifact_path(record.job_id, "camera.json")
+def _camera(store: JobStore, record: JobRecord, name: str = "camera.json") -> SolvedCamera | None:
+    path = store.artifact_path(record.job_id, name)
     if not path.is_file():
         return None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import uuid
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..runtime.intent import ApplyIntent, intent_from_json, intent_to_json
 from ..runtime.job_store import JobRecord
 from ..runtime.pictures import inspect_picture, normalised_focal
 from ..scene import cameras
+from . import photos
 
 TASK = "image_to_3d"
 WEIGHTS = "mini"
@@ -26,7 +28,9 @@ def create_job(scene: bpy.types.Scene) -> JobRecord:
     settings = scene.maquette_create
     inspect_picture(picture_path(settings))
     intent = _intent(scene, settings, "CAMERA" if settings.match_camera else "NONE")
-    return session.get().submit(_record(settings, intent, focal=None))
+    record = _record(settings, intent, focal=None)
+    more = record.more_inputs | photos.further_inputs(settings)
+    return session.get().submit(dataclasses.replace(record, more_inputs=more))
 
 
 def match_job(scene: bpy.types.Scene) -> JobRecord:
@@ -95,6 +99,7 @@ def restore_inputs(scene: bpy.types.Scene, provenance: dict[str, Any]) -> None:
         settings.move = intent.move
     else:
         settings.match_camera = intent.move == "CAMERA"
+        photos.restore_photos(settings, provenance.get("more_inputs", {}))
     if provenance.get("system") in [item[0] for item in _engines()]:
         settings.engine = provenance["system"]
 

@@ -17,10 +17,21 @@ from .cameras import SolvedCamera
 
 
 @dataclass(frozen=True)
+class PhotoCamera:
+    """The camera of one photo of several: what it is called, where it stands, and the photo's file or None."""
+
+    title: str
+    camera: SolvedCamera
+    picture: Path | None
+    orientation: int = 1
+
+
+@dataclass(frozen=True)
 class Result:
     """What came back and what to do with it. `move` is NONE, CAMERA or OBJECT; `camera` None if there is none.
 
-    `size` in metres, `cursor` in world coordinates, `picture` the file for the background or None.
+    `size` in metres, `cursor` in world coordinates, `picture` the file for the background or None. With `more` photos
+    of the object every photo gets a camera object of its own, the first one is made the scene's camera.
     """
 
     title: str
@@ -34,6 +45,7 @@ class Result:
     set_render_size: bool
     picture: Path | None
     orientation: int = 1
+    more: tuple[PhotoCamera, ...] = ()
 
 
 def apply_result(scene: bpy.types.Scene, result: Result) -> tuple[bpy.types.Object, str]:
@@ -48,6 +60,8 @@ def apply_result(scene: bpy.types.Scene, result: Result) -> tuple[bpy.types.Obje
             message = solved.message or "The picture's camera could not be found; only the object was added."
         else:
             matrix = _match(scene, result, solved, scale, matrix)
+        for photo in result.more:
+            _add_photo_camera(scene, photo, scale, matrix)
     made = bpy.data.objects.new(result.title, importing.build_mesh(result.title, result.mesh, scale))
     scene.collection.objects.link(made)
     made.matrix_world = Matrix(matrix.tolist())
@@ -59,6 +73,8 @@ def _match(
     scene: bpy.types.Scene, result: Result, solved: SolvedCamera, scale: float, matrix: np.ndarray
 ) -> np.ndarray:
     """Make the scene's camera see the object as the picture does; returns the object's matrix [4,4]."""
+    if result.more and result.move == "CAMERA":
+        scene.camera = cameras.add_camera(scene, camera_name(result.title))
     camera = cameras.ensure_camera(scene)
     if result.set_render_size:
         cameras.set_render_size(scene, solved.size, frames.blender_lens(solved.intrinsics, *solved.size).pixel_aspect)
@@ -71,3 +87,20 @@ def _match(
     if result.picture is not None:
         cameras.set_background(scene, camera, result.picture, result.orientation, solved.size)
     return matrix
+
+
+def _add_photo_camera(scene: bpy.types.Scene, photo: PhotoCamera, scale: float, matrix: np.ndarray) -> None:
+    """A camera that sees the object at `matrix` [4,4] as one of its photos does; none where it was not solved."""
+    solved = photo.camera
+    if solved.world_to_camera is None or solved.intrinsics is None:
+        return
+    camera = cameras.add_camera(scene, camera_name(photo.title))
+    intrinsics, frame = cameras.framed(scene, solved.intrinsics, solved.size)
+    cameras.set_camera(camera, placement.camera_matrix(solved.world_to_camera, scale, matrix), intrinsics, frame)
+    if photo.picture is not None:
+        cameras.set_background(scene, camera, photo.picture, photo.orientation, solved.size)
+
+
+def camera_name(title: str) -> str:
+    """What the camera of a photo is called: after it, yet not like the object."""
+    return f"{title} Camera"

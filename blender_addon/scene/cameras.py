@@ -95,10 +95,30 @@ def read_camera(camera: bpy.types.Object, size: tuple[int, int]) -> tuple[np.nda
 def ensure_camera(scene: bpy.types.Scene) -> bpy.types.Object:
     """The scene's camera; made and made active if the scene has none."""
     if scene.camera is None or scene.camera.type != "CAMERA":
-        camera = bpy.data.objects.new(CAMERA_NAME, bpy.data.cameras.new(CAMERA_NAME))
-        scene.collection.objects.link(camera)
-        scene.camera = camera
+        scene.camera = add_camera(scene, CAMERA_NAME)
     return scene.camera
+
+
+def add_camera(scene: bpy.types.Scene, name: str) -> bpy.types.Object:
+    """A camera of its own in the scene, beside the ones there are."""
+    camera = bpy.data.objects.new(name, bpy.data.cameras.new(name))
+    scene.collection.objects.link(camera)
+    return camera
+
+
+def framed(
+    scene: bpy.types.Scene, intrinsics: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Intrinsics [3,3] and size of the scene's render frame around a picture of `size` that is fitted into it.
+
+    The frame belongs to one picture; the cameras of others see theirs with room beside it or above and below.
+    """
+    render = scene.render
+    frame = (render.resolution_x * render.pixel_aspect_x) / (render.resolution_y * render.pixel_aspect_y)
+    width, height = size
+    beside, above = (max(height * frame / width, 1) - 1) / 2, (max(width / frame / height, 1) - 1) / 2
+    box = (-beside, -above, 1 + beside, 1 + above)
+    return frames.crop_intrinsics(intrinsics, box), (render.resolution_x, render.resolution_y)
 
 
 def set_render_size(scene: bpy.types.Scene, size: tuple[int, int], pixel_aspect: float = 1.0) -> None:
