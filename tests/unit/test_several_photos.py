@@ -23,7 +23,7 @@ from backend.systems.cupid.photo import MOST_PHOTOS, prepare_image, prepare_phot
 from backend.systems.cupid.pose import Camera
 from backend.systems.cupid.silhouette_fit import fit_silhouette, fit_silhouettes, silhouette
 from backend.systems.cupid.structure_sampler import decode_latents, sample_structure, with_views
-from backend.systems.cupid.structure_stage import SolvedCamera, best_hypothesis, same_lens
+from backend.systems.cupid.structure_stage import SolvedCamera, ranking, same_lens
 from tests.unit.test_pipeline import Recorder, photo, system_with, tiny_model
 from tests.unit.test_silhouette_fit import RESOLUTION, camera, chair, hypothesis, photo_alpha, turned, whole_picture
 
@@ -110,8 +110,8 @@ def test_the_hypothesis_that_is_right_in_every_photo_goes_on() -> None:
     first = hypothesis(camera(), occupied)
     found = [replace(first, more=(SolvedCamera(view, view.intrinsics, 1.0, ""),)) for view in (backwards, SIDE, SIDE)]
     found.append(replace(first, more=(SolvedCamera(None, None, None, "no camera"),)))
-    assert best_hypothesis(found, alphas) in (1, 2)
-    assert best_hypothesis([found[3], found[0]], alphas) in (0, 1)
+    assert ranking(found, alphas)[0] in (1, 2)
+    assert ranking([found[3], found[0]], alphas)[0] in (0, 1)
 
 
 def voxels(occupied: np.ndarray) -> np.ndarray:

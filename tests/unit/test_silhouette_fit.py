@@ -22,7 +22,7 @@ from backend.systems.cupid.silhouette_fit import (
     small_outline,
 )
 from backend.systems.cupid.structure_decode import Structure
-from backend.systems.cupid.structure_stage import Hypothesis, SolvedCamera, best_hypothesis, fitted
+from backend.systems.cupid.structure_stage import Hypothesis, SolvedCamera, fitted, ranking
 
 RESOLUTION = 32
 
@@ -177,8 +177,8 @@ def test_the_view_that_others_share_goes_on() -> None:
     backwards = Camera(camera().intrinsics, look_at(np.array([-1.4, 1.3, 0.9]), np.zeros(3)), 0.0)
     lost = replace(hypothesis(camera(), occupied), camera=SolvedCamera(None, None, None, "no camera"))
     views = [lost, hypothesis(backwards, occupied), hypothesis(turned(6.0), occupied), hypothesis(camera(), occupied)]
-    assert best_hypothesis(views, [alpha]) == 3
-    assert best_hypothesis(views[:1], [alpha]) == 0 and best_hypothesis([lost, views[1]], [alpha]) == 1
+    assert ranking(views, [alpha])[0] == 3
+    assert ranking(views[:1], [alpha]) == [0] and ranking([lost, views[1]], [alpha]) == [1, 0]
     shown = fitted(views[3], np.where(occupied, 4.0, -6.0), [alpha], [whole_picture()])
     assert shown.camera.trusted and shown.camera.message == "" and shown.camera.outline > 0.93
     half = np.where(np.indices(alpha.shape)[1] < SIZE // 3, 1.0, 0.0)  # some other outline

@@ -12,14 +12,14 @@ from backend.contract.meshes import MeshData
 from backend.rendering.image_metrics import mask_iou, psnr, ssim
 from backend.systems.base import Hooks
 from backend.systems.cupid import results
-from backend.systems.cupid.condition import encode_photo
+from backend.systems.cupid.condition import Condition, encode_photo
 from backend.systems.cupid.latent_stage import decode_mesh, mesh_from_structure, sample_latent
 from backend.systems.cupid.model import CupidModel
 from backend.systems.cupid.photo import Photo
 from backend.systems.cupid.request import Request
 from backend.systems.cupid.silhouette_fit import SilhouetteFit
 from backend.systems.cupid.structure_decode import Structure
-from backend.systems.cupid.structure_stage import SolvedCamera, find_structure
+from backend.systems.cupid.structure_stage import Hypothesis, SolvedCamera, find_structure
 
 ONLY_STAGE_1 = "stage 2 not trained: mesh from occupancy"
 TOO_MANY_VOXELS = "too many voxels for stage 2: mesh from occupancy"
@@ -53,13 +53,37 @@ def make_object(
 
     Errors: `MaquetteError` when no object takes shape.
     """
-    hooks.stage("encode_image")
     photos = (photo, *more)
-    conditions = [encode_photo(networks, each) for each in photos]
+    conditions = encode_photos(networks, photos, hooks)
     found = find_structure(networks, conditions, photos, generator, request, hooks)
+    tell_cameras(found, hooks)
+    return finish_object(networks, conditions, photos, found, request, generator, hooks)
+
+
+def encode_photos(networks: CupidModel, photos: Sequence[Photo], hooks: Hooks) -> list[Condition]:
+    """Stage encode_image: a condition for each photo."""
+    hooks.stage("encode_image")
+    return [encode_photo(networks, photo) for photo in photos]
+
+
+def tell_cameras(found: Hypothesis, hooks: Hooks) -> None:
+    """Say what is to be thought of the cameras."""
     for number, each in enumerate(found.cameras, start=1):
         if each.message:
-            hooks.message(each.message if not more else f"Photo {number}: {each.message}")
+            hooks.message(each.message if not found.more else f"Photo {number}: {each.message}")
+
+
+def finish_object(
+    networks: CupidModel,
+    conditions: Sequence[Condition],
+    photos: Sequence[Photo],
+    found: Hypothesis,
+    request: Request,
+    generator: torch.Generator,
+    hooks: Hooks,
+) -> MadeObject:
+    """Stages sample_latent and decode_mesh: the surface of what stage 1 has found. Errors: `MaquetteError`."""
+    photo, *more = photos
     structure, camera, resolution = found.structure, found.camera, found.resolution
 
     hooks.stage("sample_latent")
@@ -78,9 +102,9 @@ def make_object(
         if view.crop is not None and view.trusted
     ]
     if latent is not None:
-        mesh = decode_mesh(networks, latent, photo, camera, views)
+        mesh = decode_mesh(networks, latent, photo, camera, views, request.finish)
     else:
-        mesh = mesh_from_structure(structure, resolution, photo, camera, views)
+        mesh = mesh_from_structure(structure, resolution, photo, camera, views, request.finish)
     hooks.check_cancelled()
     return MadeObject(mesh, camera, structure, found.fit, notes, found.more)
 

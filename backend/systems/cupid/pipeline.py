@@ -19,7 +19,8 @@ from backend.contract.messages import SystemInfo
 from backend.formats import glb
 from backend.systems.base import ArtifactData, Hooks, RunResult
 from backend.systems.cupid import model, results
-from backend.systems.cupid.object_stage import MadeObject, make_object
+from backend.systems.cupid.hypotheses import gallery, make_variants
+from backend.systems.cupid.object_stage import MadeObject
 from backend.systems.cupid.photo import Photo, prepare_photos
 from backend.systems.cupid.photo_results import camera_files, photo_report
 from backend.systems.cupid.request import Request, parse_request
@@ -88,7 +89,8 @@ def object_from_photo(
         if each.cutout.source == "cut_out":
             hooks.message(each.cutout.message)
     hooks.preview(results.object_picture(photo.crop.image))
-    made = make_object(networks, photo, request, torch.Generator().manual_seed(request.seed), hooks, more)
+    generator = torch.Generator().manual_seed(request.seed)
+    made = make_variants(networks, photo, request, generator, hooks, more)
     hooks.stage("finish")
     result = _artifacts(made, photo, request, hooks, more)
     hooks.finish()
@@ -99,9 +101,12 @@ TASKS: dict[str, TaskFunction] = {TASK: object_from_photo}
 
 
 def _artifacts(
-    made: MadeObject, photo: Photo, request: Request, hooks: Hooks, more: Sequence[Photo] = ()
+    variants: Sequence[MadeObject], photo: Photo, request: Request, hooks: Hooks, more: Sequence[Photo] = ()
 ) -> RunResult:
+    """The artifacts of the first one; with several also those of the gallery."""
+    made = variants[0]
     mesh, camera, fit = made.mesh, made.camera, made.fit
+    gallery_files, scores = gallery(variants, photo) if len(variants) > 1 else ([], [])
     photos, cameras = (photo, *more), (camera, *made.more_cameras)
     seen = [photo_report(mesh, *each) for each in zip(photos, cameras, strict=True)]
     crop_intrinsics = None if camera.crop is None else camera.crop.intrinsics
@@ -129,6 +134,7 @@ def _artifacts(
         "focal": None if camera.intrinsics is None else float(camera.intrinsics[0, 0]),
         **{name: seen[0][name] for name in ("mask_iou", "psnr", "ssim") if name in seen[0]},
         "photos": seen,
+        "hypotheses": scores,
         "peak_mib": results.peak_mib(),
     }
     glb_bytes = glb.mesh_to_glb(mesh, "Maquette object")
@@ -139,6 +145,7 @@ def _artifacts(
         ArtifactData("asset.glb", glb_bytes, glb.MEDIA_TYPE),
         *camera_files(photos, cameras),
         ArtifactData("thumbnail.png", thumbnail, "image/png"),
+        *gallery_files,
         ArtifactData("report.json", json.dumps(report, indent=1).encode(), "application/json"),
     )
     return RunResult(artifacts, report)

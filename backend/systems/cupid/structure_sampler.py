@@ -31,13 +31,15 @@ def sample_structure(
     steps: int | None,
     hooks: Hooks,
     known_uv: Tensor | None = None,
+    count: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Logits of occupancy [N,1,R,R,R] and UV cubes [P,N,3,R,R,R] of N hypotheses from P photos, one condition each.
 
-    `known_uv` [1,8,r,r,r] is the normalised latent of the UV cube of the first photo's known camera, or None.
+    `known_uv` [1,8,r,r,r] is the normalised latent of the UV cube of the first photo's known camera, or None. `count`
+    is N, if not what the settings say.
     """
     flow, settings = networks["structure_flow"], networks.settings
-    side, count = flow.resolution, settings.hypotheses
+    side, count = flow.resolution, count or settings.hypotheses
     noise = torch.randn((count, flow.in_channels, side, side, side), generator=generator)
     noise = with_views(noise, len(conditions), generator).to(networks.device)
     shown = tuple(condition.repeated(count) for condition in conditions)

@@ -91,11 +91,28 @@ def find_structure(
 
     Errors: `MaquetteError` if hardly any voxel is occupied.
     """
+    found, logits = sample_hypotheses(networks, conditions, photos, generator, request, hooks)
+    alphas = [photo.seen_alpha for photo in photos]
+    best = ranking(found, alphas)[0]
+    if not networks.settings.fit_silhouette or request.camera is not None:
+        return found[best]
+    return fitted(found[best], logits[best], alphas, photos)
+
+
+def sample_hypotheses(
+    networks: CupidModel,
+    conditions: Sequence[Condition],
+    photos: Sequence[Photo],
+    generator: torch.Generator,
+    request: Request,
+    hooks: Hooks,
+) -> tuple[list[Hypothesis], list[np.ndarray]]:
+    """Every sample that took shape, its cameras as solved, and its logits of occupancy [R,R,R]: as `find_structure`."""
     hooks.stage("sample_structure")
     known = None if request.camera is None else uv_latent(networks, request.camera, photos[0].box)
-    occupancy, uv_logits = sample_structure(networks, conditions, generator, request.steps, hooks, known)
+    count = max(networks.settings.hypotheses, request.hypotheses)
+    occupancy, uv_logits = sample_structure(networks, conditions, generator, request.steps, hooks, known, count)
     hooks.stage("solve_camera")
-    alphas = [photo.seen_alpha for photo in photos]
     found: list[Hypothesis] = []
     logits: list[np.ndarray] = []
     for item in range(len(occupancy)):
@@ -117,24 +134,23 @@ def find_structure(
             "No object took shape from this picture; try another seed or a picture that shows the object clearly.",
             detail=f"{len(occupancy)} tried", next_step="retry",
         )
-    best = best_hypothesis(found, alphas)
-    if not networks.settings.fit_silhouette or request.camera is not None:
-        return found[best]
-    return fitted(found[best], logits[best], alphas, photos)
+    return found, logits
 
 
-def best_hypothesis(found: Sequence[Hypothesis], alphas: Sequence[np.ndarray]) -> int:
-    """Which hypothesis goes on: the one with the photos' outlines whose views many others with these outlines share.
+def ranking(found: Sequence[Hypothesis], alphas: Sequence[np.ndarray]) -> list[int]:
+    """The hypotheses, best first: those with the photos' outlines whose views many others with these outlines share.
 
     Samples of a small network scatter; the truth is where they gather. `alphas` [S,S] in [0,1] of each photo's crop.
     """
     solved = [i for i, hypothesis in enumerate(found) if any(camera.crop is not None for camera in hypothesis.cameras)]
+    unsolved = [i for i in range(len(found)) if i not in solved]
     if len(found) == 1 or not solved:
-        return 0
+        return [*solved, *unsolved]
     outline = np.array([silhouette_overlap(found[i], alphas) for i in solved])
     apart = [_angles([found[i].cameras[photo] for i in solved]) for photo in range(len(alphas))]
     shared = np.exp(-np.mean([(angles / SAME_VIEW) ** 2 for angles in apart], axis=0))
-    return solved[int((outline * (shared @ outline)).argmax())]
+    order = np.argsort(-outline * (shared @ outline), kind="stable")
+    return [*(solved[i] for i in order), *unsolved]
 
 
 def _angles(cameras: Sequence[SolvedCamera]) -> np.ndarray:
