@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -11,8 +12,9 @@ MAX_PERIOD = 10000.0
 SERIES_TERMS = 5
 
 
+@functools.lru_cache(maxsize=8)
 def timestep_frequencies(count: int, max_period: float = MAX_PERIOD) -> Tensor:
-    """Frequencies max_period^(-k/count) [count] float32.
+    """Frequencies max_period^(-k/count) [count] float32, on the CPU: made in float64, which Apple's GPUs lack.
 
     At t = 1000 the last bit of a frequency moves the embedding by 3e-5, and float32 exponentials differ in that bit
     between machines. The one here is made of single additions and products, so it is the same everywhere.

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backend.nn.attention import token_weight_bias
+from backend.nn.attention import CrossAttention, KeysValues, product_attention, token_weight_bias
 from backend.nn.norms import MultiHeadRMSNorm
 from backend.nn.sparse_tensor import SparseTensor, bounds, voxel_keys
 
@@ -99,23 +99,39 @@ def _collect(parts: list[tuple[Bucket, Tensor]], plan: GroupPlan, like: Tensor) 
     return torch.cat(rows)[plan.inverse] if rows else torch.zeros_like(like)
 
 
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention [n,H,m,D]; the fused kernel where a gradient is wanted."""
+    attend = F.scaled_dot_product_attention if torch.is_grad_enabled() else product_attention
+    return attend(q, k, v, mask)
+
+
+def _one_group(plan: GroupPlan) -> bool:
+    """Whether all voxels attend to each other in their own order, so that nothing need be gathered."""
+    return len(plan.buckets) == 1 and len(plan.buckets[0].rows) == 1
+
+
 def grouped_attention(q: Tensor, k: Tensor, v: Tensor, plan: GroupPlan) -> Tensor:
     """Every voxel attends to all voxels of its group. q, k, v [L,H,D] -> [L,H,D]."""
+    if _one_group(plan):  # a stable sort of one group keeps the order
+        return _attend(*(rows[None].transpose(1, 2) for rows in (q, k, v)), None)[0].transpose(0, 1)
     parts = []
     for bucket in plan.buckets:
         queries, keys, values = (rows[bucket.rows].transpose(1, 2) for rows in (q, k, v))  # [n,H,m,D]
-        parts.append((bucket, F.scaled_dot_product_attention(queries, keys, values, attn_mask=bucket.mask)))
+        parts.append((bucket, _attend(queries, keys, values, bucket.mask)))
     return _collect(parts, plan, v)
 
 
 def cross_attention(q: Tensor, k: Tensor, v: Tensor, plan: GroupPlan, bias: Tensor | None = None) -> Tensor:
     """Voxels of item b attend to the tokens of item b. q [L,H,D], k and v [B,N,H,D], bias [B,N] added to the logits."""
+    if _one_group(plan) and len(k) == 1:
+        mask = None if bias is None else bias[:, None, None, :].to(q.dtype)
+        return _attend(q[None].transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask)[0].transpose(0, 1)
     parts = []
     for bucket in plan.buckets:
         mask = None if bias is None else bias[bucket.groups][:, None, None, :].to(q.dtype)
         keys, values = (tokens[bucket.groups].transpose(1, 2) for tokens in (k, v))
         queries = q[bucket.rows].transpose(1, 2)
-        parts.append((bucket, F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)))
+        parts.append((bucket, _attend(queries, keys, values, mask)))
     return _collect(parts, plan, q)
 
 
@@ -152,7 +168,7 @@ class SparseSelfAttention(nn.Module):
         return x.replace(self.to_out(out.flatten(1)))
 
 
-class SparseCrossAttention(nn.Module):
+class SparseCrossAttention(CrossAttention):
     """Cross-attention of voxels to dense tokens. Parameters ``to_q``, ``to_kv``, ``to_out`` (and the qk-norm gammas).
 
     Token weights make it the occlusion-aware attention of spec section 8: log(w + 1e-7) is added to the logits.
@@ -176,14 +192,18 @@ class SparseCrossAttention(nn.Module):
             self.k_rms_norm = MultiHeadRMSNorm(channels // num_heads, num_heads)
         self.to_out = nn.Linear(channels, channels)
 
-    def forward(self, x: SparseTensor, context: Tensor, weight: Tensor | None = None) -> SparseTensor:
-        """Features [L,C], context [B,N,Cc], weight [B,N] of the tokens in [0,1] or None -> [L,C]."""
+    def forward(
+        self, x: SparseTensor, context: Tensor | KeysValues, weight: Tensor | None = None
+    ) -> SparseTensor:
+        """Features [L,C], context [B,N,Cc] or prepared, weight [B,N] of the tokens in [0,1] or None -> [L,C]."""
+        if isinstance(context, KeysValues) and context.values.shape[1] == 1 and weight is None:
+            return x.replace(x.spread(self.to_out(context.values[:, 0].flatten(1))).expand(len(x), -1))
         q = self.to_q(x.feats).view(len(x), self.num_heads, -1)
-        k, v = self.to_kv(context).view(*context.shape[:2], 2, self.num_heads, -1).unbind(2)
+        known = self.keys_values(context) if isinstance(context, Tensor) else context
         if self.qk_rms_norm:
-            q, k = self.q_rms_norm(q), self.k_rms_norm(k)
+            q = self.q_rms_norm(q)
         bias = None if weight is None else token_weight_bias(weight.float())
-        out = cross_attention(q, k, v, plan_groups(x), bias)
+        out = cross_attention(q, known.keys, known.values, plan_groups(x), bias)
         return x.replace(self.to_out(out.flatten(1)))
 
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backend.nn.blocks import MODULATION_PARTS, FeedForwardNet, modulation_layer
+from backend.nn.attention import KeysValues
+from backend.nn.blocks import MODULATION_PARTS, FeedForwardNet, gated, modulation_layer
 from backend.nn.norms import BLOCK_EPS, LayerNorm32
 from backend.nn.sparse_attention import SparseCrossAttention, SparseSelfAttention
 from backend.nn.sparse_conv import SparseConv3d
@@ -71,15 +72,27 @@ class SparseModulatedCrossBlock(nn.Module):
         if not share_mod:
             self.adaLN_modulation = modulation_layer(channels)
 
-    def forward(self, x: SparseTensor, mod: Tensor, context: Tensor, weight: Tensor | None = None) -> SparseTensor:
-        """Features [L,C], mod [B,C] ([B,6C] with share_mod), context [B,N,Cc], weight [B,N] of its tokens -> [L,C]."""
+    def forward(
+        self, x: SparseTensor, mod: Tensor, context: Tensor | KeysValues, weight: Tensor | None = None
+    ) -> SparseTensor:
+        """Features [L,C], mod [B,C] ([B,6C] with share_mod), context [B,N,Cc] or prepared -> [L,C].
+
+        weight [B,N] lowers the attention to tokens that an occluder hides (spec 8).
+        """
         parts = mod if self.share_mod else self.adaLN_modulation(mod)
         shift1, scale1, gate1, shift2, scale2, gate2 = (x.spread(p) for p in parts.chunk(MODULATION_PARTS, dim=1))
         feats = x.feats
-        hidden = x.replace(self.norm1(feats) * (1 + scale1) + shift1)
-        feats = feats + self.self_attn(hidden).feats * gate1
+        hidden = x.replace(self._modulated(self.norm1, feats, shift1, scale1))
+        feats = gated(feats, self.self_attn(hidden).feats, gate1)
         feats = feats + self.cross_attn(x.replace(self.norm2(feats)), context, weight).feats
-        return x.replace(feats + self.mlp(self.norm3(feats) * (1 + scale2) + shift2) * gate2)
+        return x.replace(gated(feats, self.mlp(self._modulated(self.norm3, feats, shift2, scale2)), gate2))
+
+    @staticmethod
+    def _modulated(norm: LayerNorm32, feats: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """As `blocks.modulated_norm`, for features [L,C] and parts [1,C] or [L,C]."""
+        if len(scale) == 1 and feats.dtype != torch.float32 and not torch.is_grad_enabled():
+            return F.layer_norm(feats, norm.normalized_shape, (1 + scale)[0], shift[0], norm.eps)
+        return norm(feats) * (1 + scale) + shift
 
 
 class SparseResBlock3d(nn.Module):
@@ -122,7 +135,7 @@ class SparseResBlock3d(nn.Module):
 def convert_torso(modules: nn.ModuleList | nn.Module, dtype: torch.dtype) -> None:
     """Cast the linear and convolution weights of a torso; norms and gammas stay float32 (spec section 1.2)."""
     for module in modules.modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear | nn.Conv3d):
             module.to(dtype)
         elif isinstance(module, SparseConv3d):
             module.conv.to(dtype)

@@ -18,6 +18,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from backend.nn.devices import autocast_dtype
+
 from .checkpoints import load_tensors, save_tensors
 from .plots import plot_log
 
@@ -54,18 +56,6 @@ class LoopSettings:
     bf16: bool = True
     muon: bool = False
     workers: int = 1
-
-
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """bf16 where products in it are quick (CUDA, CPUs with AMX or AVX512-BF16), else None: stay in float32."""
-    if device.type == "cuda":
-        return torch.bfloat16
-    capabilities = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else ""
-    quick = (
-        getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-        or getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    )
-    return torch.bfloat16 if quick and capabilities != "DEFAULT" else None
 
 
 class TrainingLoop:

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from backend.nn.attention import KeysValues, PreparedContext
 from backend.nn.blocks import modulation_layer
 from backend.nn.embeddings import AbsolutePositionEmbedder, TimestepEmbedder
 from backend.nn.norms import FINAL_EPS
@@ -30,8 +32,11 @@ class SLatFlowModel(nn.Module):
     """Velocity of noisy voxel features, given time and image tokens.
 
     Down and up blocks at the ends halve the resolution log2(patch_size) times. Raises ValueError for configurations
-    that the published networks cannot have.
+    that the published networks cannot have. With ``checkpointing`` a training step keeps only what goes into each
+    block.
     """
+
+    checkpointing = False
 
     def __init__(
         self,
@@ -108,23 +113,46 @@ class SLatFlowModel(nn.Module):
         for part in (self.input_blocks, self.blocks, self.out_blocks):
             convert_torso(part, dtype)
 
-    def forward(self, x: SparseTensor, t: Tensor, cond: Tensor, weight: Tensor | None = None) -> SparseTensor:
+    def _positions(self, h: SparseTensor, dtype: torch.dtype) -> Tensor:
+        """Position embeddings [L,C] of voxels; the same in every step."""
+        key = ("positions", self.pos_embedder.channels, dtype)
+        values: Tensor = h.cached(key, lambda: self.pos_embedder(h.coords[:, 1:]).to(dtype))
+        return values
+
+    def prepare(self, cond: Tensor, weight: Tensor | None = None) -> PreparedContext:
+        """What every step would make of the tokens ``cond`` [B,N,Cc] and ``weight`` [B,N], made once."""
+        return PreparedContext.of(
+            (block.cross_attn for block in self.blocks), cond.to(torso_dtype(self.blocks)), weight
+        )
+
+    def forward(
+        self, x: SparseTensor, t: Tensor, cond: Tensor | PreparedContext, weight: Tensor | None = None
+    ) -> SparseTensor:
         """Velocity [L,out] of noisy features [L,in].
 
-        t [B] is 1000 x flow time, cond [B,N,Cc] image tokens, weight [B,N] of them (spec 8) or None.
+        t [B] is 1000 x flow time, cond [B,N,Cc] image tokens (or what :meth:`prepare` made of them, which has its
+        weights), weight [B,N] of them (spec 8) or None.
         """
         dtype = torso_dtype(self.blocks)
         temb = self.t_embedder(t)
         mod = self.adaLN_modulation(temb) if self.share_mod else temb
-        temb, mod, cond = temb.to(dtype), mod.to(dtype), cond.to(dtype)
+        temb, mod = temb.to(dtype), mod.to(dtype)
+        contexts: list[Tensor | KeysValues]
+        if isinstance(cond, PreparedContext):
+            contexts, weight = list(cond.blocks), cond.weight
+        else:
+            contexts = [cond.to(dtype)] * len(self.blocks)
         h = x.replace(self.input_layer(x.feats).to(dtype))
         skips = []
         for block in self.input_blocks:
             h = block(h, temb)
             skips.append(h.feats)
-        h = h.replace(h.feats + self.pos_embedder(h.coords[:, 1:]).to(dtype))
-        for block in self.blocks:
-            h = block(h, mod, cond, weight)
+        h = h.replace(h.feats + self._positions(h, dtype))
+        for block, context in zip(self.blocks, contexts, strict=True):
+            if self.checkpointing and torch.is_grad_enabled():
+                h = checkpoint(block, h, mod, context, weight, use_reentrant=False)
+            else:
+                h = block(h, mod, context, weight)
         for block in self.out_blocks:
             if self.use_skip_connection:
                 h = h.replace(torch.cat([h.feats, skips.pop()], dim=1))
@@ -216,9 +244,12 @@ class VisualLatentConditioningSLatFlowModel(SLatFlowModel):
         return torch.cat([latent.to(visual.dtype), visual], dim=1)
 
     def forward(  # type: ignore[override]
-        self, x: SparseTensor, t: Tensor, cond: Tensor, local: Tensor, weight: Tensor | None = None
+        self, x: SparseTensor, t: Tensor, cond: Tensor | PreparedContext, local: Tensor, weight: Tensor | None = None
     ) -> SparseTensor:
-        """Noisy latent [L,in], t [B], tokens [B,N,Cc], local [L,...] of :meth:`local_features` -> velocity [L,out]."""
+        """Noisy latent [L,in], t [B], tokens [B,N,Cc] or prepared -> velocity [L,out].
+
+        local [L,...] is what :meth:`local_features` made.
+        """
         joined = torch.cat([x.feats, local.to(x.feats.dtype)], dim=1)
         return super().forward(x.replace(joined), t, cond, weight)
 

@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
+from backend.nn.attention import KeysValues, PreparedContext
 from backend.nn.blocks import ModulatedTransformerCrossBlock, modulation_layer
 from backend.nn.embeddings import TimestepEmbedder, grid_positions, position_embedding
 from backend.nn.norms import FINAL_EPS
+from backend.nn.sparse_blocks import convert_torso, torso_dtype
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
@@ -37,10 +40,12 @@ def unpatchify(x: Tensor, patch: int) -> Tensor:
 class SparseStructureFlowModel(nn.Module):
     """Velocity of the structure latent. Parameter names are those of the published files.
 
-    ``use_fp16`` of a published configuration is accepted and ignored: cast the module (``.to(torch.bfloat16)``)
-    instead; norms compute in float32 whatever its type. Raises ValueError for a position mode that no published
-    network uses.
+    ``use_fp16`` of a published configuration is accepted and ignored: call :meth:`set_compute_dtype` instead. With
+    ``checkpointing`` a training step keeps only what goes into each block. Raises ValueError for a position mode that
+    no published network uses.
     """
+
+    checkpointing = False
 
     def __init__(
         self,
@@ -105,27 +110,48 @@ class SparseStructureFlowModel(nn.Module):
             if "adaLN_modulation." in name or name.startswith("out_layer."):
                 nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor, weight: Tensor | None = None) -> Tensor:
+    def set_compute_dtype(self, dtype: torch.dtype) -> None:
+        """Run the blocks in another precision; the ends of the network stay float32 (spec section 1.2)."""
+        convert_torso(self.blocks, dtype)
+
+    def prepare(self, cond: Tensor, weight: Tensor | None = None) -> PreparedContext:
+        """What every step would make of the tokens ``cond`` [B, M, Cc] and ``weight`` [B, M], made once."""
+        return PreparedContext.of(
+            (block.cross_attn for block in self.blocks), cond.to(torso_dtype(self.blocks)), weight
+        )
+
+    def forward(
+        self, x: Tensor, t: Tensor, cond: Tensor | PreparedContext, weight: Tensor | None = None
+    ) -> Tensor:
         """Velocity [B, out_channels, R, R, R].
 
         ``x`` [B, in_channels, R, R, R] (occupancy latent, then UV latent), ``t`` [B] = 1000 x flow time, ``cond``
-        [B, M, cond_channels] image tokens, ``weight`` [B, M] optional visibility of the tokens (spec 8).
+        [B, M, cond_channels] image tokens (or what :meth:`prepare` made of them, which has its weights), ``weight``
+        [B, M] optional visibility of the tokens (spec 8).
         """
         size = self.resolution
         if tuple(x.shape[1:]) != (self.in_channels, size, size, size):
             raise ValueError(f"Latent {tuple(x.shape)} does not fit [B, {self.in_channels}, {size}, {size}, {size}].")
-        dtype = self.input_layer.weight.dtype
+        dtype, ends = torso_dtype(self.blocks), self.input_layer.weight.dtype
         folded = patchify(x, self.patch_size)
-        tokens = self.input_layer(folded.flatten(2).transpose(1, 2).to(dtype))  # [B, N, C]
-        h = tokens + self.pos_emb.to(dtype)
+        tokens = self.input_layer(folded.flatten(2).transpose(1, 2).to(ends))  # [B, N, C]
+        h = (tokens + self.pos_emb.to(ends)).to(dtype)
         mod = self.t_embedder(t)
         if self.share_mod:
             mod = self.adaLN_modulation(mod)
-        context = cond.to(dtype)
-        for block in self.blocks:
-            h = block(h, mod, context, weight)
+        mod = mod.to(dtype)
+        contexts: list[Tensor | KeysValues]
+        if isinstance(cond, PreparedContext):
+            contexts, weight = list(cond.blocks), cond.weight
+        else:
+            contexts = [cond.to(dtype)] * len(self.blocks)
+        for block, context in zip(self.blocks, contexts, strict=True):
+            if self.checkpointing and torch.is_grad_enabled():
+                h = checkpoint(block, h, mod, context, weight, use_reentrant=False)
+            else:
+                h = block(h, mod, context, weight)
         h = functional.layer_norm(h.float(), h.shape[-1:], eps=FINAL_EPS)
-        out = self.out_layer(h.to(dtype)).to(x.dtype)
+        out = self.out_layer(h.to(ends)).to(x.dtype)
         return unpatchify(out.transpose(1, 2).unflatten(2, folded.shape[2:]), self.patch_size)
 
 
