@@ -1,0 +1,65 @@
+"""Points spread over a mesh by area, with the normals and colours found there: what stands for a mesh of any size."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from backend.contract.meshes import MeshData
+
+LEAST_AREA = 1e-12  # of the squared longest side: below it a mesh has no surface
+
+
+@dataclass(frozen=True)
+class SurfacePoints:
+    """points [N,3] float64, unit normals [N,3], colors [N,3] sRGB in [0,1] or None where the mesh has none."""
+
+    points: np.ndarray
+    normals: np.ndarray
+    colors: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+def sample_surface(mesh: MeshData, count: int, seed: int = 0) -> SurfacePoints:
+    """`count` points of `mesh`. Errors: ValueError with a sentence for a mesh without a surface."""
+    if not len(mesh.faces) or not len(mesh.vertices):
+        raise ValueError("The mesh is empty; choose an object that has faces.")
+    vertices, faces = np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces)
+    first = vertices[faces[:, 0]]
+    along, across = vertices[faces[:, 1]] - first, vertices[faces[:, 2]] - first
+    normal = np.cross(along, across)
+    area = np.linalg.norm(normal, axis=1)
+    longest = float(np.ptp(vertices, axis=0).max())
+    if not np.isfinite(area).all():
+        raise ValueError("The mesh has places that are not finite numbers; repair it and try again.")
+    if area.sum() <= LEAST_AREA * max(longest, 1e-30) ** 2:
+        raise ValueError("The mesh has no surface: all its faces are lines or points; choose another object.")
+    rng = np.random.default_rng(seed)
+    # One point in each of `count` equal shares of the area: spread more evenly than by chance alone.
+    places = (np.arange(count) + rng.random(count)) / count * area.sum()
+    chosen = np.searchsorted(np.cumsum(area), places).clip(0, len(area) - 1)
+    u, v = np.sqrt(rng.random((count, 1))), rng.random((count, 1))
+    points = first[chosen] + u * (1 - v) * along[chosen] + u * v * across[chosen]
+    weights = np.concatenate([1 - u, u * (1 - v), u * v], axis=1)
+    normals = normal[chosen] / np.maximum(area[chosen, None], 1e-300)
+    return SurfacePoints(points, normals, _colors(mesh, chosen, weights))
+
+
+def _colors(mesh: MeshData, chosen: np.ndarray, weights: np.ndarray) -> np.ndarray | None:
+    """Colours [N,3] at `weights` [N,3] in the faces `chosen` [N]: of the texture, else of the vertices."""
+    if mesh.texture and mesh.uvs is not None:
+        texture = np.asarray(Image.open(io.BytesIO(mesh.texture)).convert("RGB"), np.float64) / 255.0
+        corners = np.asarray(mesh.uvs, np.float64).reshape(-1, 3, 2)[chosen]
+        uv = np.einsum("nk,nkc->nc", weights, corners) % 1.0  # textures repeat
+        column = (uv[:, 0] * texture.shape[1]).astype(int).clip(0, texture.shape[1] - 1)
+        row = ((1.0 - uv[:, 1]) * texture.shape[0]).astype(int).clip(0, texture.shape[0] - 1)
+        return np.asarray(texture[row, column])
+    if mesh.colors is not None:
+        corners = np.asarray(mesh.colors, np.float64)[np.asarray(mesh.faces)[chosen], :3] / 255.0
+        return np.asarray(np.einsum("nk,nkc->nc", weights, corners))
+    return None
