@@ -1,4 +1,4 @@
-"""The backend's command line: `python -m backend serve | generate | evaluate | train | systems`.
+"""The backend's command line: `python -m backend serve | generate | evaluate | train | models | systems`.
 
 Each command is imported only when it is asked for, so `--help` needs no torch.
 """
@@ -22,6 +22,7 @@ COMMANDS = {
     "generate": ("backend.systems.command:main", "make a 3D object and its camera from one picture"),
     "evaluate": ("backend.evaluation.cupid:main", "measure a system on unseen views of a folder of GLB files"),
     "train": ("backend.training.cli:main", "train a stage of a system"),
+    "models": ("backend.catalog.command:main", "list, install, import or remove published weights"),
     "systems": ("", "list the systems and whether they are ready"),
 }
 

@@ -21,6 +21,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from backend import __version__
+from backend.catalog.catalog import model_source, models_folder
+from backend.catalog.installs import Installs
 from backend.contract import PROTOCOL
 from backend.contract.errors import Failure, MaquetteError
 from backend.contract.messages import SHA256, Health, JobRequest, JobSummary, MessageError, from_json, to_json
@@ -29,11 +31,12 @@ from backend.jobs.job_queue import JobConflict, JobQueue
 from backend.server.auth import Gate, HttpFailure, error_body
 from backend.server.blobs import receive_blob, send_blob
 from backend.server.events import EventHub
+from backend.server.models import add_model_routes
 from backend.server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-STATUS_OF_CODE = {"bad_input": 422, "disk_full": 507}
+STATUS_OF_CODE = {"bad_input": 422, "disk_full": 507, "licence_required": 409}
 """HTTP status of a failure; the codes not named here are our own trouble, 500."""
 
 LAST_SEQUENCE = 2**63 - 1
@@ -60,6 +63,7 @@ def create_app(settings: Settings, queue: JobQueue, stop: Callable[[], None]) ->
     _add_error_handlers(app)
     _add_blob_routes(app, queue)
     _add_job_routes(app, queue, hub)
+    add_model_routes(app, Installs(models_folder(), model_source(), failure_from), lambda: hub.closed)
 
     @app.get("/health")
     def health() -> Response:

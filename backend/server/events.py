@@ -38,6 +38,11 @@ class EventHub:
         self._journal.listener = lambda event: None
         self._wake()
 
+    @property
+    def closed(self) -> bool:
+        """Whether the server stops."""
+        return self._closed
+
     def publish(self, event: JobEvent) -> None:
         """Tell the streams that `event` is in the journal."""
         if self._loop is not None and not self._closed:

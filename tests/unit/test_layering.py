@@ -34,10 +34,11 @@ BACKEND_ARROWS = {
     "formats": BASE,
     "data": BASE,
     "training": BASE | {"data"},
-    "systems": BASE | {"data", "training"},
+    "catalog": {"contract"},
+    "systems": BASE | {"catalog", "data", "training"},
     "evaluation": BASE | {"data", "systems"},
     "jobs": BASE | {"systems"},
-    "server": {"contract", "jobs", "systems"},
+    "server": {"contract", "catalog", "jobs", "systems"},
 }
 # Command lines inside a folder: like backend/__main__.py they stand above everything, and only that file calls them.
 COMMAND_LINES = {"backend/training/cli.py", "backend/evaluation/cli.py"}
