@@ -18,7 +18,7 @@ from backend.contract.errors import MaquetteError
 from backend.contract.messages import SystemInfo
 from backend.formats import glb
 from backend.systems.base import ArtifactData, Hooks, RunResult
-from backend.systems.cupid import model, results
+from backend.systems.cupid import match_mesh, model, results
 from backend.systems.cupid.hypotheses import gallery, make_variants
 from backend.systems.cupid.object_stage import MadeObject
 from backend.systems.cupid.photo import Photo, prepare_photos
@@ -44,7 +44,7 @@ class CupidSystem:
 
     name = "cupid"
     title = "CUPID"
-    stages = STAGES
+    stages = (*STAGES[:-1], match_mesh.STAGE, STAGES[-1])
 
     def __init__(self, device: str | None = None) -> None:
         self.device = device or os.environ.get("MAQUETTE_DEVICE", "cpu")
@@ -97,7 +97,7 @@ def object_from_photo(
     return result
 
 
-TASKS: dict[str, TaskFunction] = {TASK: object_from_photo}
+TASKS: dict[str, TaskFunction] = {TASK: object_from_photo, match_mesh.TASK: match_mesh.match_mesh}
 
 
 def _artifacts(
