@@ -13,7 +13,7 @@ import argparse
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from backend.contract.meshes import MeshData, mesh_to_bytes
 from backend.data import prepare
 from backend.data.blender import BlenderNotFound
 from backend.evaluation import metrics
-from backend.evaluation.views import TestView, views_from_assets
+from backend.evaluation.views import TestView, views_from_assets, views_from_shards
 from backend.formats.images import encode_png
 from backend.systems.base import Hooks
 
@@ -58,13 +58,21 @@ def mesh_of(path: Path) -> MeshData:
 
 def _vertex_colors(part: trimesh.Trimesh) -> np.ndarray:
     """uint8 [V,4] sRGB of the part's material; grey where it has none."""
-    material = getattr(part.visual, "material", None)
+    count, visual = len(part.vertices), part.visual
+    material = getattr(visual, "material", None)
     factor = getattr(material, "baseColorFactor", None)
-    if factor is not None and getattr(material, "baseColorTexture", None) is None:
+    if visual.kind == "vertex" or getattr(visual, "uv", None) is not None and _textured(material):
+        colors = np.asarray(visual.to_color().vertex_colors)
+        if colors.shape == (count, 4):
+            return colors
+    if factor is not None:
         srgb = (np.asarray(factor, np.float64) / 255.0) ** (1 / 2.2)  # glTF factors are linear
-        return np.tile(np.rint(srgb * 255).astype(np.uint8), (len(part.vertices), 1))
-    colors = np.asarray(part.visual.to_color().vertex_colors)
-    return colors if colors.shape == (len(part.vertices), 4) else np.full((len(part.vertices), 4), 180, np.uint8)
+        return np.tile(np.rint(srgb * 255).astype(np.uint8), (count, 1))
+    return np.full((count, 4), 180, np.uint8)
+
+
+def _textured(material: Any) -> bool:
+    return getattr(material, "baseColorTexture", None) is not None or getattr(material, "image", None) is not None
 
 
 def random_place(rng: np.random.Generator) -> np.ndarray:
@@ -151,7 +159,7 @@ def summarise(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def evaluate(views: Sequence[TestView], meshes: dict[str, Path], answer: Answer, seed: int, colors: bool) -> dict:
+def evaluate(views: Iterable[TestView], meshes: dict[str, Path], answer: Answer, seed: int, colors: bool) -> dict:
     """Match every view; the report. A failed match counts as failed and has no measures."""
     rng = np.random.default_rng(seed)
     entries = []
@@ -177,6 +185,7 @@ def main(arguments: Sequence[str]) -> int:
     """The command. Errors: `MaquetteError`."""
     parser = argparse.ArgumentParser(prog="python -m backend evaluate cupid-match", description=__doc__)
     parser.add_argument("--assets", type=Path, required=True, help="folder of GLB files, with objects.csv or without")
+    parser.add_argument("--shards", type=Path, help="prepared shards: views are taken from there instead of rendered")
     parser.add_argument("--split", default="val")
     parser.add_argument("--limit", type=int, help="objects at most")
     parser.add_argument("--seed", type=int, default=0)
@@ -185,13 +194,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--without-colors", action="store_true", help="the artist's mesh is bare")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)
+    parameters = {"seed": options.seed, "steps": options.steps, "weights": options.weights}
     try:
         paths = {row.id: row.path for row in prepare.read_assets(options.assets)}
-        views = list(views_from_assets(options.assets, options.split, 1, options.limit, options.seed))
+        source, folder = (views_from_shards, options.shards) if options.shards else (views_from_assets, options.assets)
+        views = source(folder, options.split, 1, options.limit, options.seed)
+        report = evaluate(views, paths, cupid_answer(parameters), options.seed, not options.without_colors)
     except (FileNotFoundError, BlenderNotFound) as error:
         raise MaquetteError("bad_input", str(error)) from error
-    parameters = {"seed": options.seed, "steps": options.steps, "weights": options.weights}
-    report = evaluate(views, paths, cupid_answer(parameters), options.seed, not options.without_colors)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
     logger.info("summary: %s", json.dumps(report["summary"]))
