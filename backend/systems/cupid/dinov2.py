@@ -32,6 +32,8 @@ ARCHITECTURES = {  # channels, blocks, heads
     "dinov2_vitb14_reg": (768, 12, 12),
     "dinov2_vitl14_reg": (1024, 24, 16),
 }
+ENTRY = {"name": "DinoV2", "args": {"architecture": "dinov2_vitl14_reg"}}
+FOLDER_NAME = "dinov2_vitl14_reg"  # its name in the catalogue, beside the models that need it
 FILE_STEM = "model"
 AUTHORS_FILE = "dinov2_vitl14_reg4_pretrain.pth"
 
@@ -97,6 +99,15 @@ def weight_place(folder: Path) -> Path | None:
     for name in (f"{FILE_STEM}.safetensors", AUTHORS_FILE):
         if (folder / name).is_file():
             return folder / name
+    return None
+
+
+def find_dinov2(weights: Path) -> Path | None:
+    """The folder with DINOv2 for the published weights in `weights`: inside it, or beside it as the catalogue installs.
+    """
+    for folder in (weights / FOLDER_NAME, weights.parent / FOLDER_NAME, weights):
+        if weight_place(folder) is not None:
+            return folder
     return None
 
 
