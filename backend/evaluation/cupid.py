@@ -9,6 +9,7 @@ Without a camera an answer gets the worst score where one is needed (180 degrees
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import time
@@ -45,6 +46,13 @@ NO_CAMERA = {
 NOTHING = {"chamfer_full": 1.0, "voxel_iou": 0.0, **NO_CAMERA}
 MEANS = ("mask_iou", "psnr", "ssim", "chamfer_visible", "fscore_01", "fscore_05", "chamfer_full", "voxel_iou")
 MEDIANS = ("rotation_error_deg", "rotation_error_sym_deg", "focal_error")
+OTHER_MEASURES = {
+    "cupid-match": "backend.evaluation.match",
+    "cupid-photos": "backend.evaluation.photos",
+    "cupid-pose": "backend.evaluation.pose",
+    "cupid-scenes": "backend.evaluation.scenes",
+}
+"""What else of CUPID can be measured: `evaluate NAME`, each in a module with a `main` of its own."""
 
 Answer = tuple[MeshData, np.ndarray | None, np.ndarray | None]
 """A mesh, world_to_camera [4,4] and intrinsics [3,3] of the picture (None when there is no camera)."""
@@ -173,14 +181,8 @@ def _in_camera(points: np.ndarray, world_to_camera: np.ndarray) -> np.ndarray:
 
 def main(arguments: Sequence[str]) -> int:
     """The command. Errors: `MaquetteError`."""
-    if arguments and arguments[0] == "cupid-scenes":
-        from backend.evaluation import scenes
-
-        return scenes.main(arguments[1:])
-    if arguments and arguments[0] == "cupid-photos":
-        from backend.evaluation import photos
-
-        return photos.main(arguments[1:])
+    if arguments and arguments[0] in OTHER_MEASURES:
+        return int(importlib.import_module(OTHER_MEASURES[arguments[0]]).main(arguments[1:]))
     parser = argparse.ArgumentParser(prog="python -m backend evaluate", description=__doc__)
     parser.add_argument("system", choices=["cupid"])
     parser.add_argument("--assets", type=Path, help="folder of GLB files, with or without an objects.csv")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,13 @@ import torch
 
 from backend.contract import frames
 from backend.contract.errors import MaquetteError
+from backend.systems.command import read_camera
 from backend.systems.cupid import known_camera
 from backend.systems.cupid.flow_sampler import FlowSettings, denormalise, noisy_sample, normalise, sample_flow
 from backend.systems.cupid.request import parse_request
 from backend.systems.cupid.structure_sampler import hold
+from backend.systems.cupid.structure_vae import SparseStructureEncoder
+from tests.unit.test_pipeline import run, tiny_model
 
 torch.set_num_threads(1)
 
@@ -104,3 +108,31 @@ def test_weights_without_the_encoder_say_so() -> None:
             CupidModel({}, settings, torch.device("cpu")), known_camera.parse_camera(CAMERA), (0, 0, 1, 1)
         )
     assert caught.value.code == "model_missing"
+
+
+@pytest.mark.parametrize("fit_silhouette", [False, True])
+def test_the_known_camera_is_the_one_that_comes_back(fit_silhouette: bool) -> None:
+    networks = tiny_model()
+    encoder = SparseStructureEncoder(
+        in_channels=3, latent_channels=8, num_res_blocks=1, num_res_blocks_middle=1, channels=[8, 16]
+    ).eval()
+    settings = replace(networks.settings, hypotheses=2, fit_silhouette=fit_silhouette)
+    networks = replace(networks, networks={**networks.networks, "uv_enc": encoder}, settings=settings)
+    aside = changed("intrinsics", 0, 2, 0.0)  # shows the cube mostly to the left of the photo's object
+    artifacts, report = run(networks, camera=aside)
+    camera = json.loads(artifacts["camera.json"])
+    np.testing.assert_allclose(camera["world_to_camera"], aside["world_to_camera"])
+    np.testing.assert_allclose(camera["intrinsics"], aside["intrinsics"])
+    assert camera["residual_px"] > 0 and 0 <= camera["inlier_share"] <= 1
+    assert not camera["trusted"] and "known camera" in camera["message"]
+    assert report["camera_message"] == camera["message"]
+    assert (report["silhouette"] is not None) == fit_silhouette
+
+
+def test_the_command_reads_a_camera_from_a_result(tmp_path) -> None:
+    path = tmp_path / "camera.json"
+    path.write_text(json.dumps({**CAMERA, "message": "", "trusted": True}))
+    assert read_camera(path) == CAMERA
+    path.write_text("[]")
+    with pytest.raises(MaquetteError, match="holds no camera"):
+        read_camera(path)

@@ -14,8 +14,8 @@ from backend.contract.errors import Cancelled, MaquetteError
 from backend.contract.meshes import mesh_from_bytes
 from backend.formats.images import encode_png
 from backend.systems.base import Hooks
-from backend.systems.cupid import model, object_stage, pipeline, structure_stage
-from backend.systems.cupid.camera_solver import solve_camera
+from backend.systems.cupid import model, object_stage, pipeline, structure_decode, structure_stage
+from backend.systems.cupid.camera_solver import Correspondences, solve_camera
 from backend.systems.cupid.flow_sampler import FlowSettings
 from backend.systems.cupid.occupancy_mesh import mesh_from_occupancy
 from backend.systems.cupid.photo_texture import TEXTURE_SIZE
@@ -112,14 +112,15 @@ def test_stage_1_alone_delivers_everything_and_says_so():
     assert (material.roughnessFactor, material.metallicFactor) == (1.0, 0.0)
     camera = json.loads(artifacts["camera.json"])
     assert camera["image_size"] == [60, 40] and set(camera) == {
-        "world_to_camera", "intrinsics", "image_size", "residual_px", "trusted", "message"}  # fmt: skip
+        "world_to_camera", "intrinsics", "image_size", "residual_px", "inlier_share", "trusted", "message"}  # fmt: skip
     assert set(json.loads(artifacts["report.json"])["seconds"]) == set(pipeline.STAGES)
     assert report["mask"] == "alpha" and report["peak_mib"] > 0
 
 
 @pytest.mark.parametrize("project_photo", [False, True])
 def test_stage_2_runs_with_random_weights(monkeypatch, project_photo):
-    monkeypatch.setattr(object_stage, "FILLED_SHARE", 1.0)
+    monkeypatch.setattr(structure_decode, "FILLED_SHARE", 1.0)
+    monkeypatch.setattr(structure_decode, "COARSE_SHARE", 1.0)
     hooks = Recorder()
     networks = tiny_model(stage_2=True)
     networks = replace(networks, settings=replace(networks.settings, project_photo=project_photo))
@@ -129,9 +130,12 @@ def test_stage_2_runs_with_random_weights(monkeypatch, project_photo):
     assert len(mesh.faces) > 0 and bool(mesh.texture) == project_photo and (mesh.colors is None) == project_photo
 
 
-def test_a_grid_full_of_noise_does_not_enter_stage_2():
+def test_of_a_grid_full_of_noise_the_most_certain_voxels_enter_stage_2():
     _, report = run(tiny_model(stage_2=True, occupancy_bias=5.0))
-    assert object_stage.TOO_MANY_VOXELS in report["notes"]
+    assert report["stage_2"] and report["voxels"] == 8**3 * structure_decode.FILLED_SHARE
+    assert report["notes"] == ["448 of 512 voxels left out, the least certain: more would take too long"]
+    _, report = run(tiny_model(occupancy_bias=5.0))
+    assert report["notes"] == [object_stage.ONLY_STAGE_1] and report["voxels"] == 512
 
 
 def test_same_seed_same_result_other_seed_other_result():
@@ -160,7 +164,6 @@ def test_unsolvable_camera_still_delivers_the_object(monkeypatch):
 
     monkeypatch.setattr(structure_stage.camera_solver, "solve_camera", flat)
     for stage_2 in (False, True):
-        monkeypatch.setattr(object_stage, "FILLED_SHARE", 1.0)
         artifacts, report = run(tiny_model(stage_2=stage_2))
         camera = json.loads(artifacts["camera.json"])
         assert camera["world_to_camera"] is None and "plane" in camera["message"] and not camera["trusted"]
@@ -229,11 +232,11 @@ def test_camera_settings_recover_a_known_camera():
     image = (points + [0, 0, 2.5]) @ intrinsics.T
     uv = image[:, :2] / image[:, 2:] + rng.normal(0, 0.002, (300, 2))
     uv[:5] += 0.3  # a few points are wrong
-    settings = {"solver": "steady"}
-    solved = solve_camera(points, uv, settings)
+    given, settings = Correspondences(points, uv, points[:0], 1 / 32), {"solver": "robust"}
+    solved = solve_camera(given, settings)
     assert np.abs(solved.intrinsics - truth.intrinsics).max() < 0.1
     assert solved.intrinsics[0, 0] == solved.intrinsics[1, 1] and solved.intrinsics[0, 1] == 0
-    assert solve_camera(points, uv, settings, focal=1.2).intrinsics[0, 0] == pytest.approx(1.2)
+    assert solve_camera(given, settings, focal=1.2).intrinsics[0, 0] == pytest.approx(1.2)
 
 
 def test_mesh_of_voxels_is_closed_faces_out_and_keeps_thin_parts():

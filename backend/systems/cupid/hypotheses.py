@@ -77,14 +77,14 @@ def find_variants(
     """The samples worth showing, best first, distinct ones before those that resemble one of them."""
     found, logits = sample_hypotheses(networks, conditions, photos, generator, request, hooks)
     alphas = [photo.seen_alpha for photo in photos]
-    fit = networks.settings.fit_silhouette and request.camera is None
+    fit, known = networks.settings.fit_silhouette, request.camera is not None
     chosen: list[Hypothesis] = []
     shapes: list[np.ndarray] = []
     similar: list[Hypothesis] = []
     wanted = 0.0
     for index in ranking(found, alphas):
         hooks.check_cancelled()
-        each = fitted(found[index], logits[index], alphas, photos) if fit else found[index]
+        each = fitted(found[index], logits[index], alphas, photos, known) if fit else found[index]
         outline = each.fit.iou_reshaped if each.fit is not None else silhouette_overlap(each, alphas)
         if not chosen:
             wanted = min(FITTING_OUTLINE, outline)

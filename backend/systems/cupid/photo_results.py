@@ -19,8 +19,8 @@ def camera_files(photos: Sequence[Photo], cameras: Sequence[SolvedCamera]) -> li
     for number, (photo, camera) in enumerate(zip(photos, cameras, strict=True)):
         data = results.camera_json(
             camera.world_to_camera, camera.intrinsics, photo.picture.original_size, camera.residual_px, camera.trusted,
-            camera.message,
-        )
+            camera.message, camera.inlier_share,
+        )  # fmt: skip
         files.append(ArtifactData(f"camera_{number}.json" if number else "camera.json", data, "application/json"))
     return files
 
@@ -30,6 +30,7 @@ def photo_report(mesh: MeshData, photo: Photo, camera: SolvedCamera) -> dict[str
     return {
         "mask": photo.cutout.source,
         "residual_px": camera.residual_px,
+        "inlier_share": camera.inlier_share,
         "trusted": camera.trusted,
         "message": camera.message,
         **fit_to_photo(mesh, photo, camera),

@@ -19,18 +19,24 @@ INITIAL_FOCAL = 0.8  # start of the nonlinear solver when the linear one fails; 
 
 @dataclass(frozen=True)
 class Camera:
-    """Normalised ``intrinsics`` [3,3], ``world_to_camera`` [4,4], mean reprojection ``residual`` in image sizes."""
+    """Normalised ``intrinsics`` [3,3], ``world_to_camera`` [4,4], reprojection ``residual`` in image sizes.
+
+    Where it was judged (``robust_pose.judge_camera``): ``inlier_share`` of the points that agree, which the residual is
+    over, and in ``doubt`` a sentence why the camera should not be trusted.
+    """
 
     intrinsics: np.ndarray
     world_to_camera: np.ndarray
     residual: float
+    inlier_share: float | None = None
+    doubt: str = ""
 
     @property
     def trusted(self) -> bool:
         """Whether the correspondences agree with a camera that has the object in front of it."""
         k = self.intrinsics
         in_front = bool(k[0, 0] > 0 and k[1, 1] > 0 and self.world_to_camera[2, 3] > 0)
-        return self.residual <= TRUSTED_RESIDUAL and in_front
+        return self.residual <= TRUSTED_RESIDUAL and in_front and not self.doubt
 
 
 def check_points(points: np.ndarray, uv: np.ndarray, weights: np.ndarray | None = None) -> None:
@@ -71,6 +77,38 @@ def solve_dlt(points: np.ndarray, uv: np.ndarray, weights: np.ndarray | None = N
     points, uv = np.asarray(points, np.float64), np.asarray(uv, np.float64)
     weights = None if weights is None else np.asarray(weights, np.float64)
     check_points(points, uv, weights)
+    intrinsics, world_to_camera = decompose_projection(_projection(points, uv, weights))
+    residual = reprojection_error(points, uv, intrinsics, world_to_camera)
+    return Camera(intrinsics, world_to_camera, residual)
+
+
+def solve_dlt_normalised(points: np.ndarray, uv: np.ndarray) -> Camera:
+    """``solve_dlt`` of points and image points moved to the origin and scaled to unit spread first (Hartley 1997).
+
+    Its algebraic error is nearer to the geometric one, so noise does less harm. Errors as ``solve_dlt``.
+    """
+    points, uv = np.asarray(points, np.float64), np.asarray(uv, np.float64)
+    check_points(points, uv)
+    from_points, from_uv = _unit_spread(points), _unit_spread(uv)
+    normal_points = points * from_points[0, 0] + from_points[:3, 3]
+    normal_uv = uv * from_uv[0, 0] + from_uv[:2, 2]
+    projection = np.linalg.solve(from_uv, _projection(normal_points, normal_uv)) @ from_points
+    intrinsics, world_to_camera = decompose_projection(projection)
+    return Camera(intrinsics, world_to_camera, reprojection_error(points, uv, intrinsics, world_to_camera))
+
+
+def _unit_spread(points: np.ndarray) -> np.ndarray:
+    """Similarity [D+1,D+1] that gives ``points`` [N,D] their mean at the origin and a spread of one a coordinate."""
+    mean, dimensions = points.mean(axis=0), points.shape[1]
+    scale = 1.0 / max(float(np.sqrt(((points - mean) ** 2).mean())), 1e-12)
+    matrix = np.eye(dimensions + 1)
+    matrix[:dimensions, :dimensions] *= scale
+    matrix[:dimensions, dimensions] = -scale * mean
+    return matrix
+
+
+def _projection(points: np.ndarray, uv: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """The projection [3,4] of least algebraic error; ``weights`` [N] multiply the rows."""
     homogeneous = np.concatenate([points, np.ones((len(points), 1))], axis=1)
     if weights is not None:
         homogeneous = homogeneous * weights[:, None]
@@ -82,10 +120,7 @@ def solve_dlt(points: np.ndarray, uv: np.ndarray, weights: np.ndarray | None = N
         ]
     )
     # The last right singular vector of a thin QR factor is that of the rows, in O(N) memory.
-    projection = np.linalg.svd(np.linalg.qr(rows, mode="r"))[2][-1].reshape(3, 4)
-    intrinsics, world_to_camera = decompose_projection(projection)
-    residual = reprojection_error(points, uv, intrinsics, world_to_camera)
-    return Camera(intrinsics, world_to_camera, residual)
+    return np.asarray(np.linalg.svd(np.linalg.qr(rows, mode="r"))[2][-1].reshape(3, 4))
 
 
 def decompose_projection(projection: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

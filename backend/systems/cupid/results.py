@@ -26,13 +26,18 @@ def camera_json(
     residual_px: float | None,
     trusted: bool,
     message: str,
+    inlier_share: float | None = None,
 ) -> bytes:
-    """The bytes of camera.json; matrices are null when the camera could not be solved."""
+    """The bytes of camera.json; matrices are null when the camera could not be solved.
+
+    `inlier_share` is the share of the points that agree with the camera, where it was solved from points.
+    """
     data: dict[str, Any] = {
         "world_to_camera": None if world_to_camera is None else np.asarray(world_to_camera).tolist(),
         "intrinsics": None if intrinsics is None else np.asarray(intrinsics).tolist(),
         "image_size": list(image_size),
         "residual_px": residual_px,
+        "inlier_share": inlier_share,
         "trusted": trusted,
         "message": message,
     }

@@ -23,10 +23,11 @@ from backend.systems.cupid.condition import Condition
 from backend.systems.cupid.known_camera import KnownCamera, uv_latent
 from backend.systems.cupid.model import CupidModel, CupidSettings
 from backend.systems.cupid.photo import Photo
-from backend.systems.cupid.pose import Camera, reprojection_error
+from backend.systems.cupid.pose import Camera
 from backend.systems.cupid.request import Request
+from backend.systems.cupid.robust_pose import judge_camera
 from backend.systems.cupid.silhouette_fit import SilhouetteFit, fit_silhouettes, overlap, small_outline
-from backend.systems.cupid.structure_decode import MIN_ACTIVE, Structure, decode_structure, voxel_centres
+from backend.systems.cupid.structure_decode import MIN_ACTIVE, Structure, decode_structure, most_certain, voxel_centres
 from backend.systems.cupid.structure_sampler import sample_structure
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ TRUSTED_OUTLINE = 0.7  # IoU of the silhouettes below which a fitted camera shou
 class SolvedCamera:
     """`crop` camera or None; `intrinsics` [3,3] of the full picture; `message` says what to think of it.
 
-    `residual_px` is the solver's; `outline` the silhouettes' IoU under a camera that was fitted to the photo's.
+    `residual_px` is the solver's; `outline` the silhouettes' IoU under a camera that was fitted to the photo's, or
+    that is known.
     """
 
     crop: Camera | None
@@ -54,6 +56,11 @@ class SolvedCamera:
         if self.crop is None:
             return False
         return self.crop.trusted if self.outline is None else self.outline >= TRUSTED_OUTLINE
+
+    @property
+    def inlier_share(self) -> float | None:
+        """Share of the points that agree with the solved camera; None where there is none."""
+        return None if self.crop is None else self.crop.inlier_share
 
     @property
     def world_to_camera(self) -> np.ndarray | None:
@@ -94,9 +101,9 @@ def find_structure(
     found, logits = sample_hypotheses(networks, conditions, photos, generator, request, hooks)
     alphas = [photo.seen_alpha for photo in photos]
     best = ranking(found, alphas)[0]
-    if not networks.settings.fit_silhouette or request.camera is not None:
+    if not networks.settings.fit_silhouette:
         return found[best]
-    return fitted(found[best], logits[best], alphas, photos)
+    return fitted(found[best], logits[best], alphas, photos, known_first=request.camera is not None)
 
 
 def sample_hypotheses(
@@ -119,6 +126,8 @@ def sample_hypotheses(
         hooks.check_cancelled()
         sampled = [(_decode(occupancy[item : item + 1], uv), uv) for uv in uv_logits[:, item : item + 1]]
         structure = sampled[0][0]
+        if networks.has_stage_2:
+            structure = most_certain(structure, occupancy[item : item + 1])
         if len(structure.coords) >= MIN_ACTIVE:
             cameras = tuple(
                 given_camera(*each, photo, networks.settings, request.camera)
@@ -179,18 +188,22 @@ def same_lens(focal: float | None, first: Photo, other: Photo) -> float | None:
 
 
 def fitted(
-    hypothesis: Hypothesis, logits: np.ndarray, alphas: Sequence[np.ndarray], photos: Sequence[Photo]
+    hypothesis: Hypothesis,
+    logits: np.ndarray,
+    alphas: Sequence[np.ndarray],
+    photos: Sequence[Photo],
+    known_first: bool = False,
 ) -> Hypothesis:
     """Voxels and cameras brought into line with the crops' `alphas`; unchanged where that fails. `logits` [R,R,R].
 
-    Nothing is fitted unless the first photo has a camera.
+    Nothing is fitted unless the first photo has a camera; where that is known, it stays.
     """
     solved = [i for i, camera in enumerate(hypothesis.cameras) if camera.crop is not None]
     if hypothesis.camera.crop is None:
         return hypothesis
     crops = [camera.crop for camera in hypothesis.cameras if camera.crop is not None]
     try:
-        fits = fit_silhouettes(logits, crops, [alphas[i] for i in solved])
+        fits = fit_silhouettes(logits, crops, [alphas[i] for i in solved], known_first)
     except ValueError as error:
         logger.info("no fit to the silhouette: %s", error)
         return hypothesis
@@ -198,7 +211,7 @@ def fitted(
     structure = replace(hypothesis.structure, coords=coords.to(hypothesis.structure.coords.device))
     cameras = list(hypothesis.cameras)
     for i, fit in zip(solved, fits, strict=True):
-        cameras[i] = _moved(cameras[i], fit, photos[i])
+        cameras[i] = cameras[i] if known_first and i == 0 else _moved(cameras[i], fit, photos[i])
     return replace(hypothesis, structure=structure, camera=cameras[0], fit=fits[0], more=tuple(cameras[1:]))
 
 
@@ -215,11 +228,12 @@ def solve_camera(
     structure: Structure, uv_logits: Tensor, photo: Photo, settings: CupidSettings, focal: float | None
 ) -> SolvedCamera:
     """The photo's camera; never fails, the message says why there is none or why it should not be trusted."""
-    left, _, right, _ = photo.box
+    left, top, right, bottom = photo.box
     try:
-        points, uv = camera_solver.pose_points(structure, uv_logits, settings.camera)
+        sampled = camera_solver.correspondences(structure, uv_logits, settings.camera)
         locked = None if focal is None else focal / (right - left)
-        camera = camera_solver.solve_camera(points, uv, settings.camera, locked)
+        middle = (0.5 - left) / (right - left), (0.5 - top) / (bottom - top)  # of the picture, in the crop
+        camera = camera_solver.solve_camera(sampled, settings.camera, locked, middle)
     except (ValueError, np.linalg.LinAlgError) as error:
         logger.warning("no camera: %s", error)
         sentence = str(error) if isinstance(error, ValueError) else "The camera cannot be solved; try another seed."
@@ -228,19 +242,15 @@ def solve_camera(
     residual_px = camera.residual * (right - left) * photo.picture.original_size[0]
     if not (np.isfinite(intrinsics).all() and np.isfinite(camera.world_to_camera).all()):
         return SolvedCamera(None, None, None, "The camera cannot be solved from this result; try another seed.")
-    message = "" if camera.trusted else (
-        f"The camera is uncertain (about {residual_px:.0f} pixels off); check it or try another seed."
-    )
-    return SolvedCamera(camera, intrinsics, residual_px, message)
+    return SolvedCamera(camera, intrinsics, residual_px, camera.doubt)
 
 
 def given_camera(
     structure: Structure, uv_logits: Tensor, photo: Photo, settings: CupidSettings, known: KnownCamera
 ) -> SolvedCamera:
     """The known camera, with how far the sampled UV cube is from it and how well the sampled object fits the photo."""
-    crop = Camera(known.of_crop(photo.box), known.world_to_camera, 0.0)
-    points, uv = camera_solver.pose_points(structure, uv_logits, settings.camera)
-    crop = replace(crop, residual=reprojection_error(points, uv, crop.intrinsics, crop.world_to_camera))
+    sampled = camera_solver.correspondences(structure, uv_logits, settings.camera)
+    crop = judge_camera(sampled.points, sampled.uv, known.of_crop(photo.box), known.world_to_camera)
     left, _, right, _ = photo.box
     residual_px = crop.residual * (right - left) * photo.picture.original_size[0]
     resolution = uv_logits.shape[-1]
