@@ -50,6 +50,17 @@ class _JobSettings:
         description="White where the object is; needed when the picture has no transparency and a busy background",
         subtype="FILE_PATH",
     )
+    mask_image: PointerProperty(
+        name="Painted Mask", description="The object, painted over the picture", type=bpy.types.Image
+    )
+    occluder: StringProperty(
+        name="Occluder",
+        description="White where something stands in front of the object; the hidden part is completed behind it",
+        subtype="FILE_PATH",
+    )
+    occluder_image: PointerProperty(
+        name="Painted Occluder", description="What hides the object, painted over the picture", type=bpy.types.Image
+    )
     engine: EnumProperty(name="Engine", description="The system that makes the object", items=engine_items)
     seed: IntProperty(
         name="Seed", description="The same seed and picture give the same object", default=0, min=0, max=2**31 - 1
@@ -92,6 +103,13 @@ class MaquetteCreateSettings(_JobSettings, bpy.types.PropertyGroup):
     photos: CollectionProperty(type=MaquettePhoto)
     photo_index: IntProperty(name="Photo")
     prompt: StringProperty(name="Text", description="Making objects from a sentence comes next")
+    variants: IntProperty(
+        name="Variants",
+        description="How many different answers to show: alike where the picture shows the object, not behind it",
+        default=1,
+        min=1,
+        max=8,
+    )
     match_camera: BoolProperty(
         name="Match the Picture",
         description="Move the scene's camera to where the picture was taken; makes one if there is none",
@@ -120,6 +138,12 @@ class MaquetteMatchSettings(_JobSettings, bpy.types.PropertyGroup):
         items=[
             ("CAMERA", "Camera", "Put the object in its place and move the camera to where the picture was taken"),
             ("OBJECT", "Object", "Leave the camera where it is and move the object in front of it"),
+            (
+                "KNOWN",
+                "Nothing",
+                "The scene's camera took the photo, and the object's middle is at the 3D cursor: both stay, and the "
+                "shape is made for them",
+            ),
         ],
     )
 

@@ -8,12 +8,14 @@ from . import preferences, properties
 from .operators import create as create_operators
 from .operators import jobs as job_operators
 from .operators import match as match_operators
+from .operators import painting as painting_operators
 from .operators import photos as photo_operators
 from .operators import report as report_operators
 from .operators import setup as setup_operators
 from .panels import create as create_panels
 from .panels import jobs as job_panels
 from .panels import match as match_panels
+from .panels import painting as painting_panels
 from .panels import photos as photo_panels
 from .panels import setup as setup_panels
 from .runtime import pump, session
@@ -24,6 +26,7 @@ CLASSES = (
     *create_operators.CLASSES,
     *photo_operators.CLASSES,
     *match_operators.CLASSES,
+    *painting_operators.CLASSES,
     *job_operators.CLASSES,
     *setup_operators.CLASSES,
     *report_operators.CLASSES,
@@ -31,6 +34,7 @@ CLASSES = (
     *create_panels.CLASSES,
     *photo_panels.CLASSES,
     *match_panels.CLASSES,
+    *painting_panels.CLASSES,
     *job_panels.CLASSES,
 )
 
@@ -40,6 +44,7 @@ def register() -> None:
     for cls in CLASSES:
         bpy.utils.register_class(cls)
     properties.attach()
+    painting_panels.attach()
     session.open_session(job_operators.apply_from_timer)
     pump.start()
 
@@ -48,6 +53,7 @@ def unregister() -> None:
     """Stop the pump and the backend, then remove everything in the opposite order."""
     pump.stop()
     session.close_session()
+    painting_panels.detach()
     properties.detach()
     for cls in reversed(CLASSES):
         bpy.utils.unregister_class(cls)

@@ -14,7 +14,7 @@ from ..runtime import session
 from ..runtime.intent import ApplyIntent, intent_from_json
 from ..runtime.job_store import JobRecord, JobStore
 from ..runtime.pictures import inspect_picture
-from ..scene import apply, guard
+from ..scene import apply, guard, provenance
 from ..scene.cameras import SolvedCamera, solved_camera_from_json
 from .photos import MOST_PHOTOS
 from .requesting import job_record, provenance_of
@@ -22,9 +22,11 @@ from .requesting import job_record, provenance_of
 OTHER_FILE = "This result was meant for another file. Press Apply to put it here."
 
 
-def apply_job(context: bpy.types.Context, job_id: str) -> str:
+def apply_job(context: bpy.types.Context, job_id: str, variant: int = -1, instead: bool = False) -> str:
     """Put the result of a job into the current scene; returns a sentence to show, mostly empty.
 
+    `variant` is which of the result's variants is meant, -1 for the best; with `instead` it takes the place of an
+    object that was made from this job before.
     Errors: `MaquetteError` when the moment is unsafe or the result's files are gone or damaged.
     """
     current = session.get()
@@ -32,10 +34,11 @@ def apply_job(context: bpy.types.Context, job_id: str) -> str:
     reason = guard.waiting_reason()
     if reason:
         raise MaquetteError("bad_input", reason)
-    ahead = current.results.pop(job_id, None)
-    result = ahead.result() if ahead is not None else load_result(current.store, record)
+    ahead = current.results.pop(job_id, None) if variant < 0 else None
+    result = ahead.result() if ahead is not None else load_result(current.store, record, variant)
     with guard.preserved(context):
-        _, message = apply.apply_result(context.scene, result)
+        earlier = provenance.made_from(context.scene, job_id) if instead else []
+        _, message = apply.apply_result(context.scene, result, earlier[0] if earlier else None)
     current.mark_applied(job_id)
     return message
 
@@ -67,17 +70,20 @@ def waiting_reason(record: JobRecord) -> str:
     return guard.waiting_reason()
 
 
-def load_result(store: JobStore, record: JobRecord) -> apply.Result:
-    """Read a job's files; touches no bpy, so any thread may call it. Errors: `MaquetteError`."""
+def load_result(store: JobStore, record: JobRecord, variant: int = -1) -> apply.Result:
+    """Read a job's files; touches no bpy, so any thread may call it. Errors: `MaquetteError`.
+
+    `variant` as in `apply_job`.
+    """
     if record.state != "done" or not record.downloaded:
         raise MaquetteError("bad_input", "This job has no result yet.")
     intent = _intent(record)
     picture, orientation = _background(store, record, "image", intent)
     return apply.Result(
         title=record.title,
-        mesh=_mesh(store, record),
-        camera=_camera(store, record),
-        provenance=provenance_of(record),
+        mesh=_mesh(store, record, "asset.mesh" if variant < 0 else f"hypothesis_{variant}.mesh"),
+        camera=_camera(store, record, "camera.json" if variant < 0 else f"hypothesis_{variant}.json"),
+        provenance=provenance_of(record) | ({"variant": variant} if variant >= 0 else {}),
         size=intent.size,
         placement=intent.placement,
         cursor=intent.cursor,
@@ -85,7 +91,7 @@ def load_result(store: JobStore, record: JobRecord) -> apply.Result:
         set_render_size=intent.set_render_size,
         picture=picture,
         orientation=orientation,
-        more=_more_cameras(store, record, intent),
+        more=_more_cameras(store, record, intent) if variant < 0 else (),
     )
 
 
@@ -112,9 +118,9 @@ def _more_cameras(store: JobStore, record: JobRecord, intent: ApplyIntent) -> tu
     return tuple(found)
 
 
-def _mesh(store: JobStore, record: JobRecord) -> MeshData:
+def _mesh(store: JobStore, record: JobRecord, name: str) -> MeshData:
     try:
-        return mesh_from_bytes(store.artifact_path(record.job_id, "asset.mesh").read_bytes())
+        return mesh_from_bytes(store.artifact_path(record.job_id, name).read_bytes())
     except (OSError, MeshError) as error:
         raise MaquetteError(
             "internal", "This result's mesh is missing or damaged. Press Retry to make it again.", repr(error), "retry"
@@ -126,7 +132,8 @@ def _camera(store: JobStore, record: JobRecord, name: str = "camera.json") -> So
     if not path.is_file():
         return None
     try:
-        return solved_camera_from_json(json.loads(path.read_text("utf-8")))
+        data = json.loads(path.read_text("utf-8"))
+        return solved_camera_from_json(data.get("camera", data))
     except (OSError, ValueError) as error:
         raise MaquetteError("internal", "This camera cannot be read. Press Retry.", repr(error), "retry") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import bpy
-from bpy.props import StringProperty
+from bpy.props import BoolProperty, IntProperty, StringProperty
 
 from ...backend.contract.errors import MaquetteError
 from ..runtime import session
@@ -46,9 +46,22 @@ class MAQUETTE_OT_apply_result(_JobOperator, bpy.types.Operator):
     bl_description = "Put this result into the current scene, once more if it was applied before"
     bl_options = {"REGISTER", "UNDO"}
 
+    variant: IntProperty(name="Variant", default=-1, min=-1, options={"HIDDEN", "SKIP_SAVE"})
+    instead: BoolProperty(
+        name="Instead",
+        description="Take the place of the object that was made from this job before",
+        options={"SKIP_SAVE"},
+    )
+
+    @classmethod
+    def description(cls, context: bpy.types.Context, properties: bpy.types.OperatorProperties) -> str:
+        if properties.variant < 0:
+            return cls.bl_description
+        return f"Put variant {properties.variant + 1} into the scene, in place of the one that is there"
+
     @reports_failures
     def execute(self, context: bpy.types.Context) -> set[str]:
-        message = applying.apply_job(context, self.job_id)
+        message = applying.apply_job(context, self.job_id, self.variant, self.instead)
         if message:
             self.report({"WARNING"}, message)
         return {"FINISHED"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 import uuid
 from pathlib import Path
@@ -16,8 +17,9 @@ from ..runtime import inputs, session
 from ..runtime.intent import ApplyIntent, intent_from_json, intent_to_json
 from ..runtime.job_store import JobRecord
 from ..runtime.pictures import inspect_picture, normalised_focal
-from ..scene import cameras
+from ..scene import cameras, known_camera
 from . import photos
+from .mask_files import mask_files
 
 TASK = "image_to_3d"
 WEIGHTS = "mini"
@@ -28,26 +30,28 @@ def create_job(scene: bpy.types.Scene) -> JobRecord:
     settings = scene.maquette_create
     inspect_picture(picture_path(settings))
     intent = _intent(scene, settings, "CAMERA" if settings.match_camera else "NONE")
-    record = _record(settings, intent, focal=None)
-    more = record.more_inputs | photos.further_inputs(settings)
-    return session.get().submit(dataclasses.replace(record, more_inputs=more))
+    further = photos.further_inputs(settings)
+    record = _record(settings, intent, {"hypotheses": settings.variants} if settings.variants > 1 else {})
+    return _submit(dataclasses.replace(record, more_inputs=record.more_inputs | further))
 
 
 def match_job(scene: bpy.types.Scene) -> JobRecord:
     """Start the job that the Match Photo panel describes. Errors: `MaquetteError` with one sentence."""
     settings = scene.maquette_match
     info = inspect_picture(picture_path(settings))
-    focal = None
-    if settings.move == "OBJECT":
+    camera = {}
+    if settings.move == "KNOWN":
+        camera["camera"] = known_camera.camera_parameter(scene, settings.size, info.size)
+    elif settings.move == "OBJECT":
         if scene.camera is None or scene.camera.type != "CAMERA":
             raise MaquetteError("bad_input", "The scene has no camera to stay. Add one, or move the camera instead.")
         if not all(info.size):
             raise MaquetteError("bad_input", "The picture's size cannot be read. Save it as PNG and choose it again.")
         _, intrinsics = cameras.read_camera(scene.camera, info.size)
-        focal = float(intrinsics[0, 0])  # the camera keeps its lens, so the solution has to use it
+        camera["focal"] = float(intrinsics[0, 0])  # the camera keeps its lens, so the solution has to use it
     elif settings.focal_mode == "LOCKED":
-        focal = normalised_focal(settings.focal_mm, info.size)
-    return session.get().submit(_record(settings, _intent(scene, settings, settings.move), focal))
+        camera["focal"] = normalised_focal(settings.focal_mm, info.size)
+    return _submit(_record(settings, _intent(scene, settings, settings.move), camera))
 
 
 def retry_job(job_id: str) -> JobRecord:
@@ -88,7 +92,8 @@ def restore_inputs(scene: bpy.types.Scene, provenance: dict[str, Any]) -> None:
         raise MaquetteError("bad_input", "This object does not say what it was made from.", str(error)) from error
     settings = scene.maquette_match if provenance.get("panel") == "match" else scene.maquette_create
     settings.image = provenance.get("image_path", "")
-    settings.mask = provenance.get("mask_path", "")
+    settings.mask, settings.mask_image = provenance.get("mask_path", ""), None
+    settings.occluder, settings.occluder_image = provenance.get("more_inputs", {}).get("occluder", ""), None
     settings.seed = int(parameters.get("seed", 0))
     settings.steps = int(parameters.get("steps", settings.steps))
     settings.size = intent.size
@@ -99,6 +104,7 @@ def restore_inputs(scene: bpy.types.Scene, provenance: dict[str, Any]) -> None:
         settings.move = intent.move
     else:
         settings.match_camera = intent.move == "CAMERA"
+        settings.variants = int(parameters.get("hypotheses", 1))
         photos.restore_photos(settings, provenance.get("more_inputs", {}))
     if provenance.get("system") in [item[0] for item in _engines()]:
         settings.engine = provenance["system"]
@@ -125,7 +131,8 @@ def provenance_of(record: JobRecord) -> dict[str, Any]:
 
 def panel_of(record: JobRecord) -> str:
     """The panel that the job came from, create or match."""
-    return "match" if record.origin.get("move") == "OBJECT" or record.parameters.get("focal") else "create"
+    moves_in_match = record.origin.get("move") in ("OBJECT", "KNOWN")
+    return "match" if moves_in_match or record.parameters.get("focal") else "create"
 
 
 def picture_path(settings: bpy.types.PropertyGroup) -> Path | None:
@@ -133,20 +140,13 @@ def picture_path(settings: bpy.types.PropertyGroup) -> Path | None:
     return Path(bpy.path.abspath(settings.image)) if settings.image.strip() else None
 
 
-def mask_path(settings: bpy.types.PropertyGroup) -> Path | None:
-    """The chosen mask as an absolute path, or None. Errors: `MaquetteError` when it is not a picture."""
-    path = Path(bpy.path.abspath(settings.mask)) if settings.mask.strip() else None
-    if path is not None:
-        inspect_picture(path, "mask")
-    return path
-
-
-def _record(settings: bpy.types.PropertyGroup, intent: ApplyIntent, focal: float | None) -> JobRecord:
-    path = picture_path(settings)
-    parameters = {"seed": settings.seed, "steps": settings.steps, "weights": WEIGHTS, "focal": focal}
-    mask = mask_path(settings)
+def _record(settings: bpy.types.PropertyGroup, intent: ApplyIntent, more: dict[str, Any]) -> JobRecord:
+    """The job of `settings` with `more` parameters. Errors: `MaquetteError` when its masks cannot be used."""
+    path, job_id = picture_path(settings), uuid.uuid4().hex
+    parameters = {"seed": settings.seed, "steps": settings.steps, "weights": WEIGHTS, "focal": None, **more}
+    masks = mask_files(settings, job_id)
     return JobRecord(
-        uuid.uuid4().hex,
+        job_id,
         path.stem,
         settings.engine,
         TASK,
@@ -154,8 +154,20 @@ def _record(settings: bpy.types.PropertyGroup, intent: ApplyIntent, focal: float
         intent_to_json(intent),
         str(path),
         time.time(),
-        str(mask) if mask is not None else "",
+        masks.pop("mask", ""),
+        more_inputs=masks,
     )
+
+
+def _submit(record: JobRecord) -> JobRecord:
+    """Send the job; where that cannot be, what was written for it is removed. Errors: `MaquetteError`."""
+    current = session.get()
+    try:
+        return current.submit(record)
+    except MaquetteError:
+        if current.store is not None and current.store.get(record.job_id) is None:
+            shutil.rmtree(current.store.folder(record.job_id), ignore_errors=True)
+        raise
 
 
 def _intent(scene: bpy.types.Scene, settings: bpy.types.PropertyGroup, move: str) -> ApplyIntent:

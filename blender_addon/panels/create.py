@@ -41,6 +41,7 @@ class MAQUETTE_PT_create_more(widgets.SidebarPanel, bpy.types.Panel):
         column.use_property_decorate = False
         column.prop(settings, "seed")
         column.prop(settings, "steps")
+        column.prop(settings, "variants")
         camera = column.column(heading="Picture")
         camera.enabled = settings.match_camera
         camera.prop(settings, "show_background")

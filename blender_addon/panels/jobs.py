@@ -11,6 +11,8 @@ from ..scene import provenance
 from . import widgets
 
 MOST_SHOWN = 12  # drawing more costs time in every redraw; the rest follow when some are removed
+VARIANT_COLUMNS = 3
+VARIANT_SCALE = 4.0  # of a button's height: three beside each other fill a sidebar as wide as Blender makes it
 _ICONS = {"done": "CHECKMARK", "failed": "ERROR", "cancelled": "X"}
 
 
@@ -46,6 +48,8 @@ def _draw_job(box: bpy.types.UILayout, context: bpy.types.Context, record: JobRe
         row.operator("maquette.cancel_job", text="", icon="CANCEL").job_id = record.job_id
     else:
         _draw_actions(column, record)
+    if record.downloaded and len(record.variants) > 1:
+        _draw_variants(box, context, record)
     if record.failure is not None and record.state == "failed":
         widgets.sentence(box, context, record.failure.message, "ERROR")
         row = box.row(align=True)
@@ -55,6 +59,18 @@ def _draw_job(box: bpy.types.UILayout, context: bpy.types.Context, record: JobRe
     for text in (record.waiting if record.applied == 0 else "", record.message if record.state == "done" else ""):
         if text:
             widgets.sentence(box, context, text, "INFO")
+
+
+def _draw_variants(box: bpy.types.UILayout, context: bpy.types.Context, record: JobRecord) -> None:
+    """The variants of a result, each with a button that puts it into the scene instead of the one before."""
+    made = provenance.made_from(context.scene, record.job_id)
+    shown = {(provenance.read(item) or {}).get("variant", 0) for item in made}
+    grid = box.grid_flow(row_major=True, columns=VARIANT_COLUMNS, even_columns=True, even_rows=True, align=True)
+    for index, name in enumerate(record.variants):
+        cell = grid.column(align=True)
+        cell.template_icon(icon_value=session.get().thumbnails.icon(record.job_id, name), scale=VARIANT_SCALE)
+        button = cell.operator("maquette.apply_result", text=f"{index + 1}", depress=index in shown)
+        button.job_id, button.variant, button.instead = record.job_id, index, True
 
 
 def _draw_actions(column: bpy.types.UILayout, record: JobRecord) -> None:

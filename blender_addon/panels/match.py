@@ -19,7 +19,7 @@ class MAQUETTE_PT_match(widgets.SidebarPanel, bpy.types.Panel):
         column.use_property_split = True
         column.use_property_decorate = False
         column.row().prop(settings, "move", expand=True)
-        if settings.move == "OBJECT":
+        if settings.move in ("OBJECT", "KNOWN"):
             column.prop(context.scene, "camera")
         else:
             column.row().prop(settings, "focal_mode", expand=True)

@@ -43,10 +43,29 @@ def wrapped(text: str, width: float, points: float) -> list[str]:
 
 
 def picture_row(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
-    """The paths of picture and mask with Blender's file buttons; empty ones say what they are for."""
+    """The paths of picture and masks with Blender's file buttons; empty ones say what they are for."""
     column = layout.column(align=True)
     column.prop(settings, "image", text="", placeholder="Picture")
-    column.prop(settings, "mask", text="", placeholder="Mask, white on the object (optional)")
+    _mask_row(column, settings, "mask", "Mask, white on the object (optional)")
+    if hasattr(settings, "occluder"):
+        _mask_row(column, settings, "occluder", "What hides it, white (optional)")
+
+
+def _mask_row(column: bpy.types.UILayout, settings: bpy.types.PropertyGroup, kind: str, text: str) -> None:
+    """A mask as a file or, where the settings have room for it, painted over the picture."""
+    row = column.row(align=True)
+    painted = getattr(settings, f"{kind}_image", None)
+    if painted is None:
+        row.prop(settings, kind, text="", placeholder=text)
+    else:
+        row.label(text=f"Painted {kind}", icon="IMAGE_DATA")
+    if not hasattr(settings, f"{kind}_image"):
+        return
+    target = "match" if settings.bl_rna.identifier == "MaquetteMatchSettings" else "create"
+    names = ["maquette.paint_mask"] + (["maquette.remove_painted"] if painted is not None else [])
+    for name, icon in zip(names, ("BRUSH_DATA", "X"), strict=False):
+        button = row.operator(name, text="", icon=icon)
+        button.target, button.kind = target, kind
 
 
 def next_step_button(layout: bpy.types.UILayout, step: str, panel: str = "create") -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from ...backend.contract.messages import from_json, require, to_json
 
 PLACEMENTS = ("CURSOR", "GROUND", "ORIGIN")
-MOVES = ("NONE", "CAMERA", "OBJECT")
+MOVES = ("NONE", "CAMERA", "OBJECT", "KNOWN")  # KNOWN: camera and place are given, nothing moves
 
 
 @dataclass(frozen=True)

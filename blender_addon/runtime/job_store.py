@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 ACTIVE_STATES = ("sending", "queued", "running")
 """A job that still wants the backend. `sending` is the add-on's own state: the backend has not confirmed it yet."""
 
+_VARIANT = re.compile(r"hypothesis_\d+\.png")
 _PROGRESS = {"stage", "fraction", "position", "message", "waiting"}
 
 
@@ -60,6 +62,11 @@ class JobRecord:
     failure: Failure | None = None
     report: dict[str, Any] = field(default_factory=dict)
     more_inputs: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The pictures of the result's variants, best first; empty when there is only one."""
+        return tuple(item.name for item in self.artifacts if _VARIANT.fullmatch(item.name))
 
     @property
     def active(self) -> bool:

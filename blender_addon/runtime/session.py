@@ -95,7 +95,7 @@ class Session:
                 self._opening = None  # the artist may choose another folder after a failure
             self.process = BackendProcess(package.extension_folder(), self._folder.path)
             for record in self.store.all()[:MOST_THUMBNAILS]:
-                self.thumbnails.load(record.job_id, self.store.artifact_path(record.job_id, "thumbnail.png"))
+                self.thumbnails.load_all(record.job_id, self.store.folder(record.job_id), record.variants)
         return self.store
 
     def close(self) -> None:
@@ -180,6 +180,7 @@ class Session:
             return
         self.store.remove(job_id)
         self.results.pop(job_id, None)
+        self.thumbnails.forget(job_id)
         if self._connection is not None:
             self._connection.send(wire.ForgetJob(job_id))
 
@@ -395,10 +396,11 @@ class Session:
 
     def _take_fetched(self, report: wire.JobFetched) -> None:
         job_id = report.summary.job_id
-        self.store.update(
+        record = self.store.update(
             job_id, state="done", downloaded=True, artifacts=report.summary.artifacts, report=report.report
         )
-        self.thumbnails.load(job_id, self.store.artifact_path(job_id, "thumbnail.png"))
+        if record is not None:
+            self.thumbnails.load_all(job_id, self.store.folder(job_id), record.variants)
 
     def _take_refusal(self, report: wire.CommandFailed) -> None:
         command = report.command

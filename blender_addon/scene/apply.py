@@ -12,7 +12,7 @@ from mathutils import Matrix
 
 from ...backend.contract import frames
 from ...backend.contract.meshes import MeshData
-from . import cameras, importing, placement, provenance
+from . import cameras, importing, known_camera, placement, provenance
 from .cameras import SolvedCamera
 
 
@@ -28,7 +28,7 @@ class PhotoCamera:
 
 @dataclass(frozen=True)
 class Result:
-    """What came back and what to do with it. `move` is NONE, CAMERA or OBJECT; `camera` None if there is none.
+    """What came back and what to do with it. `move` is NONE, CAMERA, OBJECT or KNOWN; `camera` None if there is none.
 
     `size` in metres, `cursor` in world coordinates, `picture` the file for the background or None. With `more` photos
     of the object every photo gets a camera object of its own, the first one is made the scene's camera.
@@ -48,11 +48,23 @@ class Result:
     more: tuple[PhotoCamera, ...] = ()
 
 
-def apply_result(scene: bpy.types.Scene, result: Result) -> tuple[bpy.types.Object, str]:
-    """Add the object and move camera or object. Returns the object and a sentence to show, mostly empty."""
+def apply_result(
+    scene: bpy.types.Scene, result: Result, earlier: bpy.types.Object | None = None
+) -> tuple[bpy.types.Object, str]:
+    """Add the object and move camera or object. Returns the object and a sentence to show, mostly empty.
+
+    An `earlier` object gets the result as its mesh instead, and stays where it is unless the camera says otherwise.
+    """
     bounds = importing.mesh_bounds(result.mesh)
-    scale = placement.metres_per_unit(bounds, result.size)
-    matrix = placement.placed_matrix(bounds, scale, result.placement, result.cursor)
+    known = result.move == "KNOWN"
+    scale = result.size if known else placement.metres_per_unit(bounds, result.size)
+    if known:
+        matrix = known_camera.cube_to_world(result.cursor)
+    elif earlier is not None:
+        matrix = np.array(earlier.matrix_world, np.float64)
+        matrix = placement.kept_matrix(matrix, importing.object_bounds(earlier), bounds * scale)
+    else:
+        matrix = placement.placed_matrix(bounds, scale, result.placement, result.cursor)
     solved = result.camera
     message = solved.message if solved is not None else ""
     if result.move != "NONE" and solved is not None:
@@ -62,8 +74,12 @@ def apply_result(scene: bpy.types.Scene, result: Result) -> tuple[bpy.types.Obje
             matrix = _match(scene, result, solved, scale, matrix)
         for photo in result.more:
             _add_photo_camera(scene, photo, scale, matrix)
-    made = bpy.data.objects.new(result.title, importing.build_mesh(result.title, result.mesh, scale))
-    scene.collection.objects.link(made)
+    made = earlier
+    if made is None:
+        made = bpy.data.objects.new(result.title, importing.build_mesh(result.title, result.mesh, scale))
+        scene.collection.objects.link(made)
+    else:
+        importing.replace_mesh(made, importing.build_mesh(result.title, result.mesh, scale))
     made.matrix_world = Matrix(matrix.tolist())
     provenance.store(made, result.provenance | {"metres_per_unit": scale})
     return made, message
@@ -80,8 +96,8 @@ def _match(
         cameras.set_render_size(scene, solved.size, frames.blender_lens(solved.intrinsics, *solved.size).pixel_aspect)
     if result.move == "CAMERA":
         target = placement.camera_matrix(solved.world_to_camera, scale, matrix)
-        cameras.set_camera(camera, target, solved.intrinsics, solved.size)
-    else:
+        cameras.set_camera(camera, placement.without_scale(target), solved.intrinsics, solved.size)
+    elif result.move == "OBJECT":
         camera_world_to_camera, _ = cameras.read_camera(camera, solved.size)
         matrix = placement.object_matrix(solved.world_to_camera, scale, camera_world_to_camera)
     if result.picture is not None:

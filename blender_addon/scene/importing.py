@@ -22,6 +22,14 @@ def mesh_bounds(mesh: MeshData) -> np.ndarray:
     return np.stack([mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)]).astype(np.float64)
 
 
+def object_bounds(item: bpy.types.Object) -> np.ndarray:
+    """Least and greatest corner [2,3] of an object's mesh in its own units, without modifiers."""
+    corners = np.empty(len(item.data.vertices) * 3, np.float32)
+    item.data.vertices.foreach_get("co", corners)
+    corners = corners.reshape(-1, 3).astype(np.float64)
+    return np.stack([corners.min(axis=0), corners.max(axis=0)]) if len(corners) else np.zeros((2, 3))
+
+
 def build_mesh(name: str, mesh: MeshData, scale: float = 1.0) -> bpy.types.Mesh:
     """A Blender mesh, `scale` times as large, smooth, with UVs, colours, packed texture and material if there are any.
 
@@ -49,6 +57,14 @@ def build_mesh(name: str, mesh: MeshData, scale: float = 1.0) -> bpy.types.Mesh:
     result.update(calc_edges=True)
     result.materials.append(_material(name, mesh))
     return result
+
+
+def replace_mesh(item: bpy.types.Object, mesh: bpy.types.Mesh) -> None:
+    """Give the object another mesh; the one it had is removed unless something else uses it."""
+    old = item.data
+    item.data = mesh
+    if old.users == 0:
+        bpy.data.meshes.remove(old)
 
 
 def _material(name: str, mesh: MeshData) -> bpy.types.Material:

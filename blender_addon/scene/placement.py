@@ -34,6 +34,22 @@ def placed_matrix(bounds: np.ndarray, scale: float, placement: str, cursor: tupl
     return matrix
 
 
+def kept_matrix(matrix: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """`object_to_world` [4,4] of a mesh with bounds `new` [2,3] that takes the place of one with bounds `old` at
+    `matrix` [4,4], both in metres: the middle of the underside stays where it is."""
+    kept = np.array(matrix, np.float64)
+    undersides = [np.array([*((low + high) / 2)[:2], low[2]]) for low, high in (old, new)]
+    kept[:3, 3] += kept[:3, :3] @ (undersides[0] - undersides[1])
+    return kept
+
+
+def without_scale(matrix: np.ndarray) -> np.ndarray:
+    """`matrix` [4,4] with axes of length one."""
+    result = np.array(matrix, np.float64)
+    result[:3, :3] /= np.maximum(np.linalg.norm(result[:3, :3], axis=0), 1e-12)
+    return result
+
+
 def camera_matrix(world_to_camera: np.ndarray, scale: float, object_to_world: np.ndarray) -> np.ndarray:
     """Blender's `matrix_world` [4,4] of the camera that sees the placed object as `world_to_camera` [4,4] saw it.
 

@@ -16,6 +16,13 @@ def store(target: bpy.types.Object, provenance: dict[str, Any]) -> None:
     target[KEY] = simple | {"request": json.dumps(provenance, sort_keys=True)}
 
 
+def made_from(scene: bpy.types.Scene, job_id: str) -> list[bpy.types.Object]:
+    """The objects with a mesh in the scene that are results of the job."""
+    return [
+        item for item in scene.objects if item.type == "MESH" and (read(item) or {}).get("job_id") == job_id
+    ]
+
+
 def read(target: bpy.types.Object | None) -> dict[str, Any] | None:
     """The record on the object, or None for an object that is not ours or whose record was damaged."""
     group = target.get(KEY) if target is not None else None

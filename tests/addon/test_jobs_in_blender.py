@@ -156,8 +156,7 @@ def test_results_survive_a_restart(blender, generate):
 def test_a_running_job_shows_its_work(blender, generate):
     job_id = generate(seed=99, steps=60, wait=False)
     current = blender.session.get()
-    # A module gives every icon the number 0, so this looks behind `icon`.
-    pump_until(lambda: f"{job_id}/preview" in current.thumbnails._collection)
+    pump_until(lambda: current.thumbnails.has(job_id, "preview"))  # a module gives every icon the number 0
     assert current.store.get(job_id).state == "running"
     path = current.store.artifact_path(job_id, "preview.png")
     first = path.read_bytes()

@@ -61,6 +61,7 @@ class CubeSystem:
             ArtifactData("asset.mesh", mesh_to_bytes(box_mesh()), MEDIA_TYPE),
             *(_camera_file(name, size, seed, parameters) for name, size in sizes.items()),
             ArtifactData("thumbnail.png", _png((32, 32), (90, 120, 200)), "image/png"),
+            *_variants(int(parameters.get("hypotheses", 1)), _camera(sizes["image"], seed, parameters)),
         )
         return RunResult(artifacts, {"seed": seed, "inputs": sorted(inputs)})
 
@@ -69,6 +70,20 @@ def _camera_file(name: str, size: tuple[int, int], seed: int, parameters: dict[s
     """camera.json of the photo image, camera_1.json of image_1, which was taken a quarter turn further, ..."""
     data = json.dumps(_camera(size, seed, parameters, int(name.removeprefix("image").removeprefix("_") or 0)))
     return ArtifactData(f"{name.replace('image', 'camera')}.json", data.encode(), "application/json")
+
+
+def _variants(count: int, camera: dict[str, Any]) -> list[ArtifactData]:
+    """A gallery of boxes, each flatter than the one before; nothing for a single one."""
+    files = []
+    for index in range(count if count > 1 else 0):
+        mesh = box_mesh((0.5, 0.25, 0.3 / (1 + index)))
+        about = json.dumps({"camera": camera, "scores": {}}).encode()
+        files += [
+            ArtifactData(f"hypothesis_{index}.mesh", mesh_to_bytes(mesh), MEDIA_TYPE),
+            ArtifactData(f"hypothesis_{index}.png", _png((32, 32), (40 * index, 120, 200)), "image/png"),
+            ArtifactData(f"hypothesis_{index}.json", about, "application/json"),
+        ]
+    return files
 
 
 def _camera(size: tuple[int, int], seed: int, parameters: dict[str, Any], number: int = 0) -> dict[str, Any]:
