@@ -1,7 +1,9 @@
 """What the objects of one photo share: its lens, which way is up, and the ground they stand on (not in the paper).
 
-In a picture the inverse depth of a plane is linear in u and v, whatever the lens. So the plane is found first, and the
-lens is the one under which the plane's normal agrees with where the objects' own tops point.
+In a picture the inverse depth of a plane is linear in u and v, whatever the lens. So the ground is found first, and the
+lens is the one under which most of the objects' surface stands at right angles to it. What the objects' own solutions
+say about the lens is not asked: an object fills a small part of the photo, and each has another answer (a factor of 1.5
+off in the middle; the usual lens is nearer).
 """
 
 from __future__ import annotations
@@ -10,10 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 USUAL_FOCAL = 1.1  # in units of the picture's longer side: 40 mm on full frame
 FOCAL_SPREAD = 0.35  # in log focal: a phone's 26 mm and a portrait's 60 mm are one spread away
-FOCALS = np.exp(np.linspace(np.log(0.4), np.log(5.0), 101))
+HABIT = 0.05  # share of one object's surface that one spread from the usual lens weighs
+UPRIGHT_SPREAD = 0.05  # cosine: how far from a right angle a wall may be
+LEAST_UPRIGHT = 0.03  # of the objects' flat surface that must be upright to tell the lens
+LEAST_NORMALS = 30
+FLAT = 1e-3  # relative second difference of the inverse depth up to which a surface is flat
+FOCALS = np.exp(np.linspace(np.log(0.4), np.log(5.0), 151))
 UP_SPREAD = np.radians(10.0)  # how far the top of an object points from the truth, usually
 UP_AGREES = np.radians(25.0)  # tops this close to each other agree
 TRIES = 300  # planes tried
@@ -71,24 +79,50 @@ def find_ground(depth: np.ndarray, known: np.ndarray, seed: int = 0) -> PictureP
 
 
 def estimate_focal(
-    rays: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], plane: PicturePlane | None, size: tuple[int, int]
-) -> float:
-    """The most likely focal length of the photo, as fx normalised to the picture of `size` (width, height).
+    depth: np.ndarray, masks: Sequence[np.ndarray], plane: PicturePlane, size: tuple[int, int]
+) -> float | None:
+    """The focal length, as fx normalised to the picture of `size` (width, height), that lets the objects stand upright.
 
-    rays: for each object the pixel [2] (u, v) of its middle, the direction [3] to it in its own solution's camera, and
-    the direction [3] of its top there. Without a plane nothing but habit speaks, so that the usual lens is taken.
+    depth [h,w] and one mask [h,w] an object, of the picture. None where hardly anything of them is upright.
     """
     longer = max(size)
-    cost = (np.log(FOCALS / USUAL_FOCAL) / FOCAL_SPREAD) ** 2
-    if plane is not None:
-        for index, focal in enumerate(FOCALS):
-            intrinsics = camera_intrinsics(focal * longer / size[0], size)
-            normal, _ = plane.in_camera(intrinsics)
-            for pixel, direction, top in rays:
-                turned = arc(direction, pixel_ray(pixel, intrinsics)) @ top
-                angle = np.arccos(np.clip(turned @ normal, -1.0, 1.0))
-                cost[index] += min(angle / UP_SPREAD, 3.0) ** 2
-    return float(FOCALS[int(cost.argmin())] * longer / size[0])
+    tangents = [found for found in (_tangents(depth, mask) for mask in masks) if len(found) >= LEAST_NORMALS]
+    if not tangents:
+        return None
+    upright = np.zeros(len(FOCALS))
+    for index, focal in enumerate(FOCALS):
+        intrinsics = camera_intrinsics(focal * longer / size[0], size)
+        normal, _ = plane.in_camera(intrinsics)
+        for lead in tangents:
+            facing = lead @ intrinsics
+            cosine = facing @ normal / np.maximum(np.linalg.norm(facing, axis=1), 1e-12)
+            upright[index] += float(np.exp(-((cosine / UPRIGHT_SPREAD) ** 2)).mean())
+    unusual = (np.log(FOCALS / USUAL_FOCAL) / FOCAL_SPREAD) ** 2
+    best = int((upright - HABIT * unusual).argmax())
+    return float(FOCALS[best] * longer / size[0]) if upright[best] >= LEAST_UPRIGHT * len(tangents) else None
+
+
+def usual_focal(size: tuple[int, int]) -> float:
+    """The usual lens' fx, normalised to the picture of `size` (width, height)."""
+    return USUAL_FOCAL * max(size) / size[0]
+
+
+def _tangents(depth: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Coefficients [N,3] of the surface's tangent planes, like `PicturePlane`'s, where it is flat inside the mask."""
+    height, width = depth.shape
+    inverse = np.where(depth > 0, 1.0 / np.maximum(depth, 1e-9), 0.0).astype(np.float64)
+    inside = ndimage.binary_erosion(mask & (depth > 0), np.ones((5, 5), bool))
+    slope_u, slope_v = np.zeros_like(inverse), np.zeros_like(inverse)
+    slope_u[:, 1:-1] = (inverse[:, 2:] - inverse[:, :-2]) * width / 2.0
+    slope_v[1:-1] = (inverse[2:] - inverse[:-2]) * height / 2.0
+    bend = np.zeros_like(inverse)
+    bend[:, 1:-1] = np.abs(inverse[:, 2:] + inverse[:, :-2] - 2.0 * inverse[:, 1:-1])
+    bend[1:-1] = np.maximum(bend[1:-1], np.abs(inverse[2:] + inverse[:-2] - 2.0 * inverse[1:-1]))
+    flat = inside & (bend * depth < FLAT)
+    rows, columns = np.nonzero(flat)
+    u, v = (columns + 0.5) / width, (rows + 0.5) / height
+    slopes = np.stack([slope_u[flat], slope_v[flat]], axis=1)
+    return np.column_stack([slopes, inverse[flat] - slopes[:, 0] * u - slopes[:, 1] * v])
 
 
 def camera_intrinsics(focal: float, size: tuple[int, int]) -> np.ndarray:

@@ -1,9 +1,9 @@
 """Objects of one photo brought into one camera (spec section 9; what differs from the paper is said here).
 
 Every object comes with a camera of its own. Its pose is first told in the camera that all share, then its size, and
-with it its distance, is found: from the depth of the photo by a robust similarity between what is seen of the object
-and what was measured there; without depth from the ground that all stand on, or, where their tops do not agree on one,
-by giving all the same size. Objects that stand nearly upright on the ground are made to stand upright.
+with it its distance, is found: from the depth of the photo (`by_depth`); without depth from the ground that all stand
+on, or, where their tops do not agree on one, by giving all the same size. Objects that stand nearly upright on the
+ground are made to stand upright.
 """
 
 from __future__ import annotations
@@ -23,11 +23,17 @@ from backend.systems.cupid.scene_ground import PicturePlane, arc, camera_intrins
 
 WORK_SIDE = 384  # pixels of the longer side at which surfaces are compared
 EROSION = np.ones((5, 5), bool)  # as published: depth is not to be trusted across outlines
+EDGE = np.ones((3, 3), bool)
+BOX_TRIM = 0.02  # of the points at either end of an axis: stray pixels
+HIDDEN_SHARE = 0.5  # how far a network's hidden side is believed; with 0 and 1 middles are off by a half more (mini)
+STANDS = 0.25  # of its height: an object measured to this near above the ground stands on it
 LEAST_PAIRS = 24  # pixels that the object's surface and the depth must have in common
 UPRIGHT = np.radians(35.0)  # an object whose top is this near to the ground's normal stands on it
 MOST_TURN = np.radians(20.0)  # a similarity that turns an object further follows noise
 MOST_SCALE = 1.3  # nor may it change the size that the middle of all pairs tells by more
 SIZE_SPREAD = 0.5  # in log size: how different the objects of a photo are, usually
+LEVEL_SPREAD = np.radians(4.0)  # how level a camera is held
+USUAL_PITCH, PITCH_SPREAD = np.radians(25.0), np.radians(12.0)  # how far down one looks at things on a ground
 LEAST_DROP = 0.02  # of its distance that an object's underside must lie below the camera to tell how far it is
 NO_OVERLAP = "The depth image shows nothing where this object is; its distance is a guess."
 GUESSED_ON_GROUND = "Distances are a guess: all objects were put on one ground, whose slope their own poses tell."
@@ -93,7 +99,7 @@ def place_objects(
     if measured is not None:
         beside = ~ndimage.binary_dilation(np.any(masks, axis=0), EROSION, iterations=2)
         plane = scene_ground.find_ground(measured, beside)
-    intrinsics, focal_source = _shared_camera(objects, size, focal, depth, plane)
+    intrinsics, focal_source = _shared_camera(size, focal, depth, measured, masks, plane)
     poses = [reframed(item, intrinsics) for item in objects]
     up, ground = None, "none"
     if plane is not None:
@@ -105,12 +111,13 @@ def place_objects(
             up = _likely_up(objects, poses, up, agreeing) if measured is None else up
     if up is not None:
         poses = [upright(item, pose, up) for item, pose in zip(objects, poses, strict=True)]
+    standing = None if up is None else (up, None if plane is None else plane.in_camera(intrinsics)[1])
     guessed = _by_ground(objects, poses, up) if up is not None else [None] * len(objects)
     placements = []
     for item, pose, mask, guess in zip(objects, poses, masks, guessed, strict=True):
         found = None
         if measured is not None:
-            found = by_depth(item, pose, intrinsics, measured, mask, up)
+            found = by_depth(item, pose, intrinsics, measured, mask, standing)
         placements.append(found or _guess(item, pose, guess))
     if measured is None:
         placements = _comparable(objects, placements)
@@ -157,33 +164,75 @@ def upright(item: SceneObject, pose: np.ndarray, up: np.ndarray) -> np.ndarray:
 
 def by_depth(
     item: SceneObject, pose: np.ndarray, intrinsics: np.ndarray, depth: np.ndarray, mask: np.ndarray,
-    up: np.ndarray | None = None,
+    ground: tuple[np.ndarray, float | None] | None = None,
 ) -> Placement | None:  # fmt: skip
-    """The object moved onto the measured surface; None where the two have hardly a pixel in common.
+    """The object as far as the depth says; None where the two have hardly a pixel in common.
 
-    depth and mask [h,w] of the picture. The middle of all pairs tells the size; the similarity then corrects it, unless
-    it would turn the object far.
+    depth and mask [h,w] of the picture; `ground` is the direction up [3] and, if measured, the camera's height. First
+    the surfaces are laid on each other: where no ground tells how the object stands by a robust similarity (unless that
+    would turn it far), else by the middle of all pairs. What a small network makes is often too thick, and its visible
+    side says little about its middle; so the distance is then the one at which the middle is where the measured surface
+    and the object's hidden part together put it. The outline in the picture stays.
     """
     height, width = depth.shape
     raster = rasterize(item.vertices, item.faces, pose, intrinsics, (width, height))
-    shown = ndimage.binary_erosion(raster.mask, EROSION)
-    common = shown & ndimage.binary_erosion(mask, EROSION) & (depth > 0)
+    common = ndimage.binary_erosion(raster.mask, EROSION) & ndimage.binary_erosion(mask, EROSION) & (depth > 0)
     if common.sum() < LEAST_PAIRS:
         common = raster.mask & mask & (depth > 0)
     if common.sum() < LEAST_PAIRS:
         return None
-    source = _unprojected(raster.depth, common, intrinsics)
-    target = _unprojected(depth, common, intrinsics)
-    slide = float(np.median(target[:, 2] / source[:, 2]))
-    start = Similarity(slide, np.eye(3), np.zeros(3))
+    source, target = _unprojected(raster.depth, common, intrinsics), _unprojected(depth, common, intrinsics)
+    moved = Similarity(float(np.median(target[:, 2] / source[:, 2])), np.eye(3), np.zeros(3))
+    if ground is None:
+        moved = _turned(source, target, moved)
+    pose = moved.matrix @ pose
+    seen = moved.apply(_unprojected(raster.depth, raster.mask, intrinsics))
+    inside = ndimage.binary_erosion(mask, EDGE) & (depth > 0)
+    measured = _unprojected(depth, inside if inside.sum() >= LEAST_PAIRS else mask & (depth > 0), intrinsics)
+    middle = pose[:3, :3] @ item.middle + pose[:3, 3]
+    wanted = _measured_middle(middle, seen, measured, ground)
+    factor = float(np.clip(np.linalg.norm(wanted) / np.linalg.norm(middle), 1.0 / MOST_SCALE, MOST_SCALE))
+    return Placement(scaled_from_camera(pose, factor), "depth", "")
+
+
+def _turned(source: np.ndarray, target: np.ndarray, start: Similarity) -> Similarity:
+    """The robust similarity, or `start` where that follows noise."""
     try:
-        moved = fit_similarity_robust(source, target, start)
+        found = fit_similarity_robust(source, target, start)
     except ValueError:
-        moved = start
-    turn = float(np.arccos(np.clip((np.trace(moved.rotation) - 1.0) / 2.0, -1.0, 1.0)))
-    if turn > MOST_TURN or not 1.0 / MOST_SCALE < moved.scale / slide < MOST_SCALE:
-        moved = start
-    return Placement(moved.matrix @ pose, "depth", "")
+        return start
+    turn = float(np.arccos(np.clip((np.trace(found.rotation) - 1.0) / 2.0, -1.0, 1.0)))
+    usual = 1.0 / MOST_SCALE < found.scale / start.scale < MOST_SCALE
+    return found if turn <= MOST_TURN and usual else start
+
+
+def _measured_middle(
+    middle: np.ndarray, seen: np.ndarray, measured: np.ndarray, ground: tuple[np.ndarray, float | None] | None
+) -> np.ndarray:
+    """Where the object's middle [3] is: that of the box around the `measured` surface [N,3], moved as the object's own
+    `middle` lies off the box around what is `seen` of it [M,3], by a part of that; half as high as what stands."""
+    axes = np.eye(3) if ground is None else _upright_axes(ground[0])
+    own, true = _box_middle(seen @ axes.T), _box_middle(measured @ axes.T)
+    wanted = true + HIDDEN_SHARE * (axes @ middle - own)
+    if ground is not None and ground[1] is not None:
+        heights = measured @ axes[2] + ground[1]
+        low, top = np.quantile(heights, (BOX_TRIM / 2, 1.0 - BOX_TRIM / 2))
+        if low < STANDS * top:
+            wanted[2] = top / 2.0 - ground[1]
+    return np.asarray(axes.T @ wanted)
+
+
+def _box_middle(points: np.ndarray) -> np.ndarray:
+    low, high = np.quantile(points, (BOX_TRIM, 1.0 - BOX_TRIM), axis=0)
+    return np.asarray((low + high) / 2.0)
+
+
+def _upright_axes(up: np.ndarray) -> np.ndarray:
+    """Rows right, away from the camera, up [3,3] in the camera's frame."""
+    away = np.array([0.0, 0.0, 1.0]) if abs(up[2]) < 0.99 else np.array([0.0, -1.0, 0.0])
+    away = away - up * (away @ up)
+    away /= np.linalg.norm(away)
+    return np.stack([np.cross(away, up), away, up])
 
 
 def scaled_from_camera(pose: np.ndarray, factor: float) -> np.ndarray:
@@ -192,20 +241,19 @@ def scaled_from_camera(pose: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _shared_camera(
-    objects: Sequence[SceneObject], size: tuple[int, int], focal: float | None, depth: DepthMap | None,
-    plane: PicturePlane | None,
+    size: tuple[int, int], focal: float | None, depth: DepthMap | None, measured: np.ndarray | None,
+    masks: Sequence[np.ndarray], plane: PicturePlane | None,
 ) -> tuple[np.ndarray, str]:  # fmt: skip
+    """The photo's intrinsics and where they come from."""
     if focal is not None:
         return camera_intrinsics(focal, size), "given"
     if depth is not None and depth.intrinsics is not None:
         return depth.intrinsics, "depth"
-    rays = []
-    for item in objects:
-        middle = item.world_to_camera[:3, :3] @ item.middle + item.world_to_camera[:3, 3]
-        pixel = item.intrinsics @ middle
-        rays.append((pixel[:2] / pixel[2], middle / np.linalg.norm(middle), item.world_to_camera[:3, 2]))
-    found = scene_ground.estimate_focal(rays, plane, size)
-    return camera_intrinsics(found, size), "usual" if plane is None else "ground"
+    if measured is not None and plane is not None:
+        found = scene_ground.estimate_focal(measured, masks, plane, size)
+        if found is not None:
+            return camera_intrinsics(found, size), "ground"
+    return camera_intrinsics(scene_ground.usual_focal(size), size), "usual"
 
 
 def _drop(item: SceneObject, pose: np.ndarray, up: np.ndarray) -> float:
@@ -216,7 +264,7 @@ def _drop(item: SceneObject, pose: np.ndarray, up: np.ndarray) -> float:
 def _likely_up(
     objects: Sequence[SceneObject], poses: Sequence[np.ndarray], up: np.ndarray, agreeing: np.ndarray
 ) -> np.ndarray:
-    """The ground's normal near `up` [3] that the tops agree with and under which the objects differ little in size."""
+    """The ground's normal near `up` [3]: tops agree, objects differ little in size, the camera is held as usual."""
     first = np.cross(up, [1.0, 0.0, 0.0])
     first /= np.linalg.norm(first)
     second = np.cross(up, first)
@@ -233,6 +281,8 @@ def _likely_up(
                 total += min(angle / scene_ground.UP_SPREAD, 3.0) ** 2
             distance = float(np.linalg.norm(pose[:3, :3] @ item.middle + pose[:3, 3]))
             sizes.append(np.log(item.side / max(_drop(item, pose, direction), LEAST_DROP * distance)))
+        roll, pitch = np.arctan2(direction[0], -direction[1]), np.arcsin(-direction[2])
+        total += (roll / LEVEL_SPREAD) ** 2 + ((pitch - USUAL_PITCH) / PITCH_SPREAD) ** 2
         return total + float(((np.array(sizes) - np.mean(sizes)) ** 2).sum()) / SIZE_SPREAD**2
 
     found = minimize(cost, np.zeros(2), method="Nelder-Mead", options={"maxfev": 200, "initial_simplex": [
@@ -304,11 +354,8 @@ def _in_world(
     height = max(_drop(item, pose, direction) for item, pose in zip(objects, poses, strict=True))
     if plane is not None and ground == "depth":
         height = plane.in_camera(intrinsics)[1]
-    away = np.array([0.0, 0.0, 1.0]) if abs(direction[2]) < 0.99 else np.array([0.0, -1.0, 0.0])
-    away = away - direction * (away @ direction)
-    away /= np.linalg.norm(away)
     camera_to_world = np.eye(4)
-    camera_to_world[:3, :3] = np.stack([np.cross(away, direction), away, direction])
+    camera_to_world[:3, :3] = _upright_axes(direction)
     origin = middle - (middle @ direction + height) * direction
     camera_to_world[:3, 3] = -camera_to_world[:3, :3] @ origin
     sources = {found.depth_source for found in placements}
