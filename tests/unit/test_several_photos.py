@@ -15,7 +15,7 @@ from backend.contract.frames import look_at
 from backend.contract.meshes import mesh_from_bytes
 from backend.systems.base import Hooks
 from backend.systems.command import photo_inputs
-from backend.systems.cupid import object_stage, pipeline
+from backend.systems.cupid import pipeline, silhouette_fit
 from backend.systems.cupid.condition import Condition, encode_photo
 from backend.systems.cupid.flow_sampler import FlowSettings, sample_flow, time_sequence
 from backend.systems.cupid.model import CupidModel, CupidSettings
@@ -34,6 +34,9 @@ class TokenFlow(nn.Module):
     """A velocity field that is, everywhere, the mean of the tokens it is shown."""
 
     resolution, in_channels = 4, 16
+
+    def prepare(self, tokens: Tensor, weights: Tensor | None = None) -> Tensor:
+        return tokens
 
     def forward(self, x: Tensor, t: Tensor, tokens: Tensor, weights: Tensor | None = None) -> Tensor:
         assert len(x) == len(t) == len(tokens)
@@ -161,8 +164,7 @@ def test_a_camera_that_cannot_be_believed_takes_nothing_away() -> None:
 
 
 @pytest.mark.parametrize("stage_2", [False, True])
-def test_three_photos_give_one_object_and_three_cameras(stage_2: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_stage, "FILLED_SHARE", 1.0)
+def test_three_photos_give_one_object_and_three_cameras(stage_2: bool) -> None:
     inputs = {"image": photo(), "image_1": photo((50, 50)), "image_2": photo((40, 60)), "mask_2": photo((40, 60))}
     hooks = Recorder()
     result = system_with(tiny_model(stage_2)).run(pipeline.TASK, inputs, {}, hooks)
@@ -202,3 +204,15 @@ def test_masks_of_the_command_belong_to_photos_in_order(tmp_path) -> None:
     assert inputs == {"image": b"a", "image_1": b"b", "image_2": b"c", "mask_1": photo()}
     with pytest.raises(MaquetteError, match="more masks"):
         photo_inputs([b"a"], [str(mask), str(mask)])
+
+
+def test_a_view_that_contradicts_the_first_takes_nothing_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(silhouette_fit, "BELIEVED_IOU", 0.0)
+    true = chair()
+    logits, alpha = np.where(true, 3.0, -6.0), photo_alpha(true)
+    logits[behind_the_back(true)] = 1.0
+    upright = np.zeros_like(alpha)
+    upright[10:86, 40:56] = 1.0  # a pole cannot be what the first photo shows from another side
+    one = fit_silhouette(logits, camera(), alpha)
+    two = fit_silhouettes(logits, [camera(), SIDE], [alpha, upright])
+    assert np.array_equal(one.occupied, two[0].occupied)
