@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import bpy
 
-from . import preferences, properties
+from . import compose_properties, preferences, properties
+from .operators import compose as compose_operators
 from .operators import create as create_operators
 from .operators import jobs as job_operators
 from .operators import match as match_operators
+from .operators import models as model_operators
 from .operators import painting as painting_operators
 from .operators import photos as photo_operators
 from .operators import report as report_operators
 from .operators import setup as setup_operators
+from .panels import compose as compose_panels
 from .panels import create as create_panels
 from .panels import jobs as job_panels
 from .panels import match as match_panels
+from .panels import models as model_panels
 from .panels import painting as painting_panels
 from .panels import photos as photo_panels
 from .panels import setup as setup_panels
@@ -23,19 +27,24 @@ from .runtime import pump, session
 CLASSES = (
     *preferences.CLASSES,
     *properties.CLASSES,
+    *compose_properties.CLASSES,
     *create_operators.CLASSES,
     *photo_operators.CLASSES,
     *match_operators.CLASSES,
     *painting_operators.CLASSES,
+    *compose_operators.CLASSES,
     *job_operators.CLASSES,
     *setup_operators.CLASSES,
+    *model_operators.CLASSES,
     *report_operators.CLASSES,
     *setup_panels.CLASSES,
     *create_panels.CLASSES,
     *photo_panels.CLASSES,
     *match_panels.CLASSES,
     *painting_panels.CLASSES,
+    *compose_panels.CLASSES,
     *job_panels.CLASSES,
+    *model_panels.CLASSES,
 )
 
 
@@ -45,6 +54,7 @@ def register() -> None:
         bpy.utils.register_class(cls)
     properties.attach()
     painting_panels.attach()
+    compose_properties.attach()
     session.open_session(job_operators.apply_from_timer)
     pump.start()
 
@@ -53,6 +63,7 @@ def unregister() -> None:
     """Stop the pump and the backend, then remove everything in the opposite order."""
     pump.stop()
     session.close_session()
+    compose_properties.detach()
     painting_panels.detach()
     properties.detach()
     for cls in reversed(CLASSES):

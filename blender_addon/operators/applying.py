@@ -14,12 +14,14 @@ from ..runtime import session
 from ..runtime.intent import ApplyIntent, intent_from_json
 from ..runtime.job_store import JobRecord, JobStore
 from ..runtime.pictures import inspect_picture
-from ..scene import apply, guard, provenance
+from ..scene import apply, compose, guard, provenance
 from ..scene.cameras import SolvedCamera, solved_camera_from_json
+from . import applying_scene
 from .photos import MOST_PHOTOS
 from .requesting import job_record, provenance_of
 
 OTHER_FILE = "This result was meant for another file. Press Apply to put it here."
+Result = apply.Result | compose.ComposedScene
 
 
 def apply_job(context: bpy.types.Context, job_id: str, variant: int = -1, instead: bool = False) -> str:
@@ -37,8 +39,11 @@ def apply_job(context: bpy.types.Context, job_id: str, variant: int = -1, instea
     ahead = current.results.pop(job_id, None) if variant < 0 else None
     result = ahead.result() if ahead is not None else load_result(current.store, record, variant)
     with guard.preserved(context):
-        earlier = provenance.made_from(context.scene, job_id) if instead else []
-        _, message = apply.apply_result(context.scene, result, earlier[0] if earlier else None)
+        if isinstance(result, compose.ComposedScene):
+            _, message = compose.apply_scene(context.scene, result)
+        else:
+            earlier = provenance.made_from(context.scene, job_id) if instead else []
+            _, message = apply.apply_result(context.scene, result, earlier[0] if earlier else None)
     current.mark_applied(job_id)
     return message
 
@@ -70,7 +75,7 @@ def waiting_reason(record: JobRecord) -> str:
     return guard.waiting_reason()
 
 
-def load_result(store: JobStore, record: JobRecord, variant: int = -1) -> apply.Result:
+def load_result(store: JobStore, record: JobRecord, variant: int = -1) -> Result:
     """Read a job's files; touches no bpy, so any thread may call it. Errors: `MaquetteError`.
 
     `variant` as in `apply_job`.
@@ -79,6 +84,10 @@ def load_result(store: JobStore, record: JobRecord, variant: int = -1) -> apply.
         raise MaquetteError("bad_input", "This job has no result yet.")
     intent = _intent(record)
     picture, orientation = _background(store, record, "image", intent)
+    if record.task == applying_scene.TASK:
+        return applying_scene.load_scene(
+            store, record, intent, _camera(store, record), (picture, orientation), provenance_of(record)
+        )
     return apply.Result(
         title=record.title,
         mesh=_mesh(store, record, "asset.mesh" if variant < 0 else f"hypothesis_{variant}.mesh"),

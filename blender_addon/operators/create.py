@@ -40,8 +40,11 @@ class MAQUETTE_OT_choose_picture(bpy.types.Operator):
         return {"RUNNING_MODAL"}
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        settings = context.scene.maquette_match if self.target == "match" else context.scene.maquette_create
-        setattr(settings, "mask" if self.slot == "mask" else "image", self.filepath)
+        settings = requesting.panel_settings(context.scene, self.target)
+        if self.slot == "mask" and self.target == "compose":
+            settings.masks.add().image = self.filepath
+        else:
+            setattr(settings, "mask" if self.slot == "mask" else "image", self.filepath)
         return {"FINISHED"}
 
 

@@ -29,10 +29,10 @@ def create_job(scene: bpy.types.Scene) -> JobRecord:
     """Start the job that the Create panel describes. Errors: `MaquetteError` with one sentence."""
     settings = scene.maquette_create
     inspect_picture(picture_path(settings))
-    intent = _intent(scene, settings, "CAMERA" if settings.match_camera else "NONE")
+    intent = intent_of(scene, settings, "CAMERA" if settings.match_camera else "NONE")
     further = photos.further_inputs(settings)
-    record = _record(settings, intent, {"hypotheses": settings.variants} if settings.variants > 1 else {})
-    return _submit(dataclasses.replace(record, more_inputs=record.more_inputs | further))
+    record = record_of(settings, intent, {"hypotheses": settings.variants} if settings.variants > 1 else {})
+    return submit_record(dataclasses.replace(record, more_inputs=record.more_inputs | further))
 
 
 def match_job(scene: bpy.types.Scene) -> JobRecord:
@@ -51,7 +51,7 @@ def match_job(scene: bpy.types.Scene) -> JobRecord:
         camera["focal"] = float(intrinsics[0, 0])  # the camera keeps its lens, so the solution has to use it
     elif settings.focal_mode == "LOCKED":
         camera["focal"] = normalised_focal(settings.focal_mm, info.size)
-    return _submit(_record(settings, _intent(scene, settings, settings.move), camera))
+    return submit_record(record_of(settings, intent_of(scene, settings, settings.move), camera))
 
 
 def retry_job(job_id: str) -> JobRecord:
@@ -90,10 +90,11 @@ def restore_inputs(scene: bpy.types.Scene, provenance: dict[str, Any]) -> None:
         intent = intent_from_json(provenance.get("origin", {}))
     except MessageError as error:
         raise MaquetteError("bad_input", "This object does not say what it was made from.", str(error)) from error
-    settings = scene.maquette_match if provenance.get("panel") == "match" else scene.maquette_create
+    settings = panel_settings(scene, provenance.get("panel", "create"))
     settings.image = provenance.get("image_path", "")
-    settings.mask, settings.mask_image = provenance.get("mask_path", ""), None
-    settings.occluder, settings.occluder_image = provenance.get("more_inputs", {}).get("occluder", ""), None
+    if provenance.get("panel") != "compose":
+        settings.mask, settings.mask_image = provenance.get("mask_path", ""), None
+        settings.occluder, settings.occluder_image = provenance.get("more_inputs", {}).get("occluder", ""), None
     settings.seed = int(parameters.get("seed", 0))
     settings.steps = int(parameters.get("steps", settings.steps))
     settings.size = intent.size
@@ -102,6 +103,10 @@ def restore_inputs(scene: bpy.types.Scene, provenance: dict[str, Any]) -> None:
     settings.set_render_size = intent.set_render_size
     if provenance.get("panel") == "match":
         settings.move = intent.move
+    elif provenance.get("panel") == "compose":
+        from . import compose
+
+        compose.restore_scene(settings, provenance.get("more_inputs", {}), parameters)
     else:
         settings.match_camera = intent.move == "CAMERA"
         settings.variants = int(parameters.get("hypotheses", 1))
@@ -130,9 +135,17 @@ def provenance_of(record: JobRecord) -> dict[str, Any]:
 
 
 def panel_of(record: JobRecord) -> str:
-    """The panel that the job came from, create or match."""
+    """The panel that the job came from: create, match or compose."""
+    if record.task == "photo_to_scene":
+        return "compose"
     moves_in_match = record.origin.get("move") in ("OBJECT", "KNOWN")
     return "match" if moves_in_match or record.parameters.get("focal") else "create"
+
+
+def panel_settings(scene: bpy.types.Scene, panel: str) -> bpy.types.PropertyGroup:
+    """The settings of the panel create, match or compose."""
+    known = {"match": scene.maquette_match, "compose": scene.maquette_compose}
+    return known.get(panel, scene.maquette_create)
 
 
 def picture_path(settings: bpy.types.PropertyGroup) -> Path | None:
@@ -140,7 +153,7 @@ def picture_path(settings: bpy.types.PropertyGroup) -> Path | None:
     return Path(bpy.path.abspath(settings.image)) if settings.image.strip() else None
 
 
-def _record(settings: bpy.types.PropertyGroup, intent: ApplyIntent, more: dict[str, Any]) -> JobRecord:
+def record_of(settings: bpy.types.PropertyGroup, intent: ApplyIntent, more: dict[str, Any]) -> JobRecord:
     """The job of `settings` with `more` parameters. Errors: `MaquetteError` when its masks cannot be used."""
     path, job_id = picture_path(settings), uuid.uuid4().hex
     parameters = {"seed": settings.seed, "steps": settings.steps, "weights": WEIGHTS, "focal": None, **more}
@@ -159,7 +172,7 @@ def _record(settings: bpy.types.PropertyGroup, intent: ApplyIntent, more: dict[s
     )
 
 
-def _submit(record: JobRecord) -> JobRecord:
+def submit_record(record: JobRecord) -> JobRecord:
     """Send the job; where that cannot be, what was written for it is removed. Errors: `MaquetteError`."""
     current = session.get()
     try:
@@ -170,7 +183,7 @@ def _submit(record: JobRecord) -> JobRecord:
         raise
 
 
-def _intent(scene: bpy.types.Scene, settings: bpy.types.PropertyGroup, move: str) -> ApplyIntent:
+def intent_of(scene: bpy.types.Scene, settings: bpy.types.PropertyGroup, move: str) -> ApplyIntent:
     return ApplyIntent(
         session.BLENDER_RUN,
         scene.session_uid,
