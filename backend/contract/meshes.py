@@ -16,7 +16,15 @@ MEDIA_TYPE = "application/x-maquette-mesh"
 ALIGNMENT = 16
 LIMIT_VERTICES = 50_000_000
 
-_ARRAYS = {"vertices": ("<f4", 3), "faces": ("<i4", 3), "uvs": ("<f4", 2), "colors": ("|u1", 4), "texture": ("|u1", 1)}
+_ARRAYS = {
+    "vertices": ("<f4", 3),
+    "faces": ("<i4", 3),
+    "uvs": ("<f4", 2),
+    "colors": ("|u1", 4),
+    "texture": ("|u1", 1),
+    "normal_map": ("|u1", 1),
+}
+_FILES = ("texture", "normal_map")  # arrays that hold a file's bytes
 
 
 class MeshError(ValueError):
@@ -28,7 +36,8 @@ class MeshData:
     """A triangle mesh.
 
     vertices [V,3] float32, faces [F,3] int32, uvs [3F,2] float32 (one a face corner, v up) or None,
-    colors [V,4] uint8 sRGB or None, texture the bytes of a PNG (sRGB) or b"".
+    colors [V,4] uint8 sRGB or None, texture the bytes of a PNG (sRGB) or b"". normal_map likewise a PNG, of tangent
+    space normals (not a colour; +Y up, MikkTSpace over the smooth normals that weight faces by their angle).
     """
 
     vertices: np.ndarray
@@ -36,6 +45,7 @@ class MeshData:
     uvs: np.ndarray | None = None
     colors: np.ndarray | None = None
     texture: bytes = b""
+    normal_map: bytes = b""
 
     def __post_init__(self) -> None:
         vertex_count, face_count = len(self.vertices), len(self.faces)
@@ -53,12 +63,12 @@ class MeshData:
 
 def mesh_to_bytes(mesh: MeshData) -> bytes:
     """The wire form of `mesh`."""
-    arrays = {
+    arrays: dict[str, np.ndarray | None] = {
         "vertices": mesh.vertices,
         "faces": mesh.faces,
         "uvs": mesh.uvs,
         "colors": mesh.colors,
-        "texture": np.frombuffer(mesh.texture, np.uint8)[:, None] if mesh.texture else None,
+        **{name: np.frombuffer(getattr(mesh, name), np.uint8)[:, None] for name in _FILES if getattr(mesh, name)},
     }
     header: dict[str, int] = {}
     chunks: list[bytes] = []
@@ -94,5 +104,5 @@ def mesh_from_bytes(data: bytes) -> MeshData:
             raise MeshError("the mesh is cut short")
         arrays[name] = np.frombuffer(data, dtype, count * columns, start).reshape(count, columns)
         start += size + (-size % ALIGNMENT)
-    texture = arrays.pop("texture", None)
-    return MeshData(**arrays, texture=texture.tobytes() if texture is not None else b"")
+    files = {name: arrays.pop(name).tobytes() for name in _FILES if name in arrays}
+    return MeshData(**arrays, **files)

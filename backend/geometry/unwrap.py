@@ -68,7 +68,7 @@ def unwrap(vertices: np.ndarray, faces: np.ndarray, size: int = 1024, padding: i
         flat = np.stack([np.einsum("fki,fi->fk", corners, axes[direction]) for axes in (_RIGHT, _UP)], axis=-1)
         height = np.einsum("fki,fi->f", corners, _DIRECTIONS[direction]) / 3.0
         places, scale = _pack(flat, chart, size, padding)
-        texels = _draw(places / size, height, size)
+        texels = draw_atlas(places / size, size, height)
         hidden = _hidden(places, corners, direction, texels, OVERLAP_TEXELS / scale)
         if attempt == OVERLAP_ROUNDS or not hidden.any():
             break
@@ -192,8 +192,10 @@ def _shelves(boxes: np.ndarray, size: int) -> np.ndarray | None:
     return corners
 
 
-def _draw(places: np.ndarray, height: np.ndarray, size: int) -> Raster:
-    """Which face every texel shows: places [F,3,2] in [0,1] (y up), higher faces [F] in front."""
+def draw_atlas(places: np.ndarray, size: int, height: np.ndarray | None = None) -> Raster:
+    """Which face every texel shows: places [F,3,2] in [0,1] (y up), higher faces [F] in front if they overlap."""
+    if height is None:
+        height = np.zeros(len(places))
     spread = float(np.ptp(height)) or 1.0
     depth = 1.0 + 0.01 * (height.max() - height) / spread  # one depth a face: barycentrics stay affine
     image = np.stack([places[..., 0], 1.0 - places[..., 1], np.ones(places.shape[:2])], axis=-1)

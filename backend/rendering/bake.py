@@ -35,12 +35,17 @@ def covered_texels(atlas: Atlas) -> Texels:
     return Texels(len(raster.face), index, raster.face.ravel()[index], raster.barycentric.reshape(-1, 3)[index])
 
 
-def paint(texels: Texels, colors: np.ndarray, border: int = BORDER) -> np.ndarray:
-    """The texture [S,S,3] uint8 of texel `colors` [N,3] in [0,1], grown by `border` texels; the rest their mean."""
+def paint(
+    texels: Texels, colors: np.ndarray, border: int = BORDER, rest: tuple[float, float, float] | None = None
+) -> np.ndarray:
+    """The texture [S,S,3] uint8 of texel `colors` [N,3] in [0,1], grown by `border` texels; elsewhere `rest`, or their
+    mean."""
     size = texels.size
     image = np.zeros((size * size, 3), np.uint8)
     values = np.rint(np.clip(colors, 0.0, 1.0) * 255.0).astype(np.uint8)
-    if len(values):
+    if rest is not None:
+        image[:] = np.rint(np.array(rest) * 255.0).astype(np.uint8)
+    elif len(values):
         image[:] = values.mean(axis=0).round().astype(np.uint8)
     image[texels.index] = values
     known = np.zeros(size * size, bool)

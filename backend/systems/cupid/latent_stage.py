@@ -10,6 +10,7 @@ from torch import Tensor
 
 from backend.contract.errors import MaquetteError
 from backend.contract.meshes import MeshData
+from backend.nn.attention import PreparedContext
 from backend.nn.sparse_tensor import SparseTensor
 from backend.systems.base import Hooks
 from backend.systems.cupid import model
@@ -21,9 +22,10 @@ from backend.systems.cupid.photo import Photo
 from backend.systems.cupid.photo_texture import PhotoView, textured_mesh
 from backend.systems.cupid.structure_decode import Structure, voxel_uv
 from backend.systems.cupid.structure_stage import SolvedCamera
+from backend.systems.finishing import AS_MADE, FinishOptions, finish
 
-Seen = tuple[Tensor, Tensor, Tensor | None]
-"""What the flow is told of one photo: tokens [1,M,C], features of the voxels [L,D] and the tokens' weights [1,M]."""
+Seen = tuple[PreparedContext, Tensor]
+"""What the flow is told of one photo: its tokens, prepared, and features of the voxels [L,D]."""
 
 
 def sample_latent(
@@ -57,7 +59,7 @@ def sample_latent(
                 view.crop.world_to_camera, view.crop.intrinsics))
             uv = voxel_uv(coords, *matrices, flow.resolution)
         local = flow.local_features(template, shown.tokens, image.to(device), uv, encoder)
-        return shown.tokens, local, shown.weights
+        return flow.prepare(shown.tokens, shown.weights), local
 
     solved = [each for each in more if each[2].crop is not None]
     views = [seen_by(each, one.visual_input, view) for each, one, view in ((condition, photo, camera), *solved)]
@@ -80,28 +82,36 @@ def decode_mesh(
     photo: Photo,
     camera: SolvedCamera,
     more: Sequence[PhotoView] = (),
+    options: FinishOptions = AS_MADE,
 ) -> MeshData:
     """The mesh decoder's surface with its vertex colours, or with a texture of these and the photo, and `more` of them,
-    if the settings ask for that."""
-    dual = networks["slat_dec_mesh"](latent)[0]
+    if the settings ask for that; finished as `options` say."""
+    decoder = networks["slat_dec_mesh"]
+    resolution, dual = decoder.resolution, decoder(latent)[0]
     if not len(dual.faces):
         raise MaquetteError(
             "bad_input", "The surface of the object came out empty; try another seed.", next_step="retry"
         )
     vertices = dual.vertices.float().cpu().numpy()
-    flow = networks["slat_flow"]
-    rows, faces = visible_parts(vertices, dual.faces.cpu().numpy(), latent.coords[:, 1:].cpu().numpy(), flow.resolution)
+    rows, faces = visible_parts(vertices, dual.faces.cpu().numpy(), latent.coords[:, 1:].cpu().numpy(), resolution)
     vertices, colors = vertices[rows], np.full((len(rows), 3), 0.7)
     if dual.attributes is not None:
         colors = dual.attributes[:, :3].float().cpu().numpy().astype(np.float64)[rows]
     if networks.settings.project_photo and camera.crop is not None:
         k = camera.crop.intrinsics
-        return textured_mesh(vertices, faces, photo.crop.image, camera.crop.world_to_camera, k, colors, more=more)
-    return _mesh(vertices, faces, colors)
+        return textured_mesh(
+            vertices, faces, photo.crop.image, camera.crop.world_to_camera, k, colors, more=more, options=options
+        )
+    return _plain_mesh(vertices, faces, colors, options)
 
 
 def mesh_from_structure(
-    structure: Structure, resolution: int, photo: Photo, camera: SolvedCamera, more: Sequence[PhotoView] = ()
+    structure: Structure,
+    resolution: int,
+    photo: Photo,
+    camera: SolvedCamera,
+    more: Sequence[PhotoView] = (),
+    options: FinishOptions = AS_MADE,
 ) -> MeshData:
     """The surface of the voxels, textured from the photo, and `more` of them, through the solved camera.
 
@@ -115,16 +125,21 @@ def mesh_from_structure(
                             next_step="retry")
     if camera.crop is not None:
         k = camera.crop.intrinsics
-        return textured_mesh(vertices, faces, photo.crop.image, camera.crop.world_to_camera, k, more=more)
+        return textured_mesh(
+            vertices, faces, photo.crop.image, camera.crop.world_to_camera, k, more=more, options=options
+        )
     solid = photo.rgba[photo.rgba[..., 3] > 250][:, :3]
     mean = solid.mean(axis=0) / 255.0 if len(solid) else np.full(3, 0.7)
-    return _mesh(vertices, faces, np.tile(mean, (len(vertices), 1)))
+    return _plain_mesh(vertices, faces, np.tile(mean, (len(vertices), 1)), options)
 
 
-def _mesh(vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray) -> MeshData:
-    """A contract mesh from colours [V,3] in [0,1]."""
+def _plain_mesh(vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray, options: FinishOptions) -> MeshData:
+    """A contract mesh from colours [V,3] in [0,1]: at its vertices, or baked when `options` change the triangles."""
+    colors = np.nan_to_num(colors).clip(0, 1)
+    if options.triangles is not None:
+        return finish(vertices, faces, options, colors)
     rgba = np.full((len(vertices), 4), 255, np.uint8)
-    rgba[:, :3] = np.rint(np.nan_to_num(colors).clip(0, 1) * 255)
+    rgba[:, :3] = np.rint(colors * 255)
     return MeshData(vertices.astype(np.float32), faces.astype(np.int32), colors=rgba)
 
 

@@ -18,15 +18,11 @@ from scipy.spatial import cKDTree
 
 from backend.contract.frames import project
 from backend.contract.meshes import MeshData
-from backend.formats.images import encode_png
-from backend.geometry.unwrap import unwrap
-from backend.rendering.bake import covered_texels, paint
 from backend.rendering.rasterizer import rasterize
-from backend.rendering.views import sample_bilinear, vertex_normals
+from backend.rendering.views import sample_bilinear
 from backend.systems.cupid.photo_blend import PhotoBlend, Projection
+from backend.systems.finishing import PLAIN, TEXTURE_SIZE, Canvas, FinishOptions, Painter, finish
 
-TEXTURE_SIZE = 1024
-PLAIN = np.array([0.7, 0.7, 0.7])  # where the photo says nothing at all
 DEPTH_SIZE = 384  # pixels of the depth picture that decides visibility
 DEPTH_SLACK = 0.004  # object units a point may lie behind the nearest surface beside what its slope explains
 GRAZING, FACING = 0.05, 0.25  # cosines to the view ray between which the photo's weight rises from 0 to 1
@@ -114,26 +110,34 @@ def textured_mesh(
     base: np.ndarray | None = None,
     size: int = TEXTURE_SIZE,
     more: Sequence[PhotoView] = (),
+    options: FinishOptions | None = None,
 ) -> MeshData:
-    """The mesh with a texture of `size` x `size` texels from the photo and `base` [V,3] in [0,1] (or no such colours).
+    """The finished mesh with a texture of `size` texels a side from the photo and `base` [V,3] in [0,1] (or no such
+    colours).
 
-    `more` are further photos of the object. vertices [V,3], faces [F,3], the rest as in `photo_projection`. Errors:
-    ValueError for a mesh without triangles.
+    `more` are further photos of the object; `options` say more than the size. vertices [V,3], faces [F,3], the rest as
+    in `photo_projection`. Errors: ValueError for a mesh without triangles.
     """
-    atlas = unwrap(vertices, faces, size)
-    texels = covered_texels(atlas)
-    view = blended_photos(vertices, faces, [(rgba, world_to_camera, intrinsics), *more])
-    normals = vertex_normals(vertices, faces)
-    mirror = is_symmetric(vertices)
-    hidden_colors = base_colors(vertices, faces, normals, view, base, mirror)
-    points = texels.interpolate(faces, vertices)
-    texel_normals = texels.interpolate(faces, normals)
-    texel_normals /= np.maximum(np.linalg.norm(texel_normals, axis=1, keepdims=True), 1e-9)
-    shown, weight = seen_colors(points, texel_normals, view, mirror)
-    colors = texels.interpolate(faces, hidden_colors)
-    colors += weight[:, None] * (shown - colors)
-    png = encode_png(paint(texels, colors))
-    return MeshData(vertices.astype(np.float32), faces.astype(np.int32), uvs=atlas.uvs, texture=png)
+    photos = [(rgba, world_to_camera, intrinsics), *more]
+    return finish(vertices, faces, options or FinishOptions(texture_size=size), base, photo_painter(photos))
+
+
+def photo_painter(photos: Sequence[PhotoView]) -> Painter:
+    """A painter with the colours of `photos`, sharp where they show the surface."""
+
+    def painted(canvas: Canvas) -> np.ndarray:
+        view = blended_photos(canvas.vertices, canvas.faces, photos)
+        mirror = is_symmetric(canvas.shape_vertices)
+        hidden = base_colors(canvas.vertices, canvas.faces, canvas.normals, view, canvas.base, mirror)
+        if canvas.base is None or canvas.texel_base is None:
+            colors = canvas.texels.interpolate(canvas.faces, hidden)
+        else:  # the dense surface's colours, with the photo's correction, which is smooth
+            correction = canvas.texels.interpolate(canvas.faces, hidden - canvas.base)
+            colors = (canvas.texel_base + correction).clip(0.0, 1.0)
+        shown, weight = seen_colors(canvas.points, canvas.point_normals, view, mirror)
+        return np.asarray(colors + weight[:, None] * (shown - colors))
+
+    return painted
 
 
 def blended_photos(vertices: np.ndarray, faces: np.ndarray, photos: Sequence[PhotoView]) -> Projection:
