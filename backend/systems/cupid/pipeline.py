@@ -18,7 +18,7 @@ from backend.contract.errors import MaquetteError
 from backend.contract.messages import SystemInfo
 from backend.formats import glb
 from backend.systems.base import ArtifactData, Hooks, RunResult
-from backend.systems.cupid import match_mesh, model, results
+from backend.systems.cupid import match_mesh, model, results, scene
 from backend.systems.cupid.hypotheses import gallery, make_variants
 from backend.systems.cupid.object_stage import MadeObject
 from backend.systems.cupid.photo import Photo, prepare_photos
@@ -97,7 +97,11 @@ def object_from_photo(
     return result
 
 
-TASKS: dict[str, TaskFunction] = {TASK: object_from_photo, match_mesh.TASK: match_mesh.match_mesh}
+TASKS: dict[str, TaskFunction] = {
+    TASK: object_from_photo,
+    scene.TASK: scene.scene_from_photo,
+    match_mesh.TASK: match_mesh.match_mesh,
+}
 
 
 def _artifacts(
