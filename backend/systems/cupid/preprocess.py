@@ -67,7 +67,7 @@ def crop_to_content(
 
 def crop_like(mask: np.ndarray, crop: Crop) -> np.ndarray:
     """The part of ``mask`` [H,W] bool inside the box of ``crop`` [S,S]; outside the picture is False."""
-    return np.asarray(Image.fromarray(mask).crop(crop.box), bool)
+    return np.array(Image.fromarray(mask).crop(crop.box), bool)
 
 
 def premultiplied_tensor(rgba: np.ndarray, size: int, with_alpha: bool = False) -> np.ndarray:
