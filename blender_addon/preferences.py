@@ -26,6 +26,11 @@ class MaquettePreferences(bpy.types.AddonPreferences):
         description="A folder of wheels to install from instead of the internet",
         subtype="DIR_PATH",
     )
+    model_source: StringProperty(
+        name="Model Source",
+        description="A web address that has the published weights under the same paths as huggingface.co; empty means "
+        "huggingface.co itself",
+    )
     device: EnumProperty(
         name="Device",
         description="What the networks run on",
@@ -47,6 +52,7 @@ class MaquettePreferences(bpy.types.AddonPreferences):
         layout.prop(self, "data_folder")
         layout.prop(self, "backend_python")
         layout.prop(self, "wheel_folder")
+        layout.prop(self, "model_source")
         layout.prop(self, "device")
         layout.prop(self, "apply_automatically")
         layout.label(text="Folders and device take effect when the backend starts the next time.", icon="INFO")

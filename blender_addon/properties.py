@@ -61,6 +61,14 @@ class _JobSettings:
     occluder_image: PointerProperty(
         name="Painted Occluder", description="What hides the object, painted over the picture", type=bpy.types.Image
     )
+    weights: EnumProperty(
+        name="Weights",
+        description="What the engine has learned: its small weights or the published ones",
+        items=[
+            ("mini", "Small", "Ship with Maquette and run on any processor in about a minute"),
+            ("published", "Published", "Finer by far, and slow without a graphics card; installed under Models"),
+        ],
+    )
     engine: EnumProperty(name="Engine", description="The system that makes the object", items=engine_items)
     seed: IntProperty(
         name="Seed", description="The same seed and picture give the same object", default=0, min=0, max=2**31 - 1

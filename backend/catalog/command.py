@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import threading
 import time
@@ -134,6 +135,8 @@ class _Speaker:
 
 
 def _wait_for_end(cancelled: threading.Event) -> None:
-    sys.stdin.buffer.read()
+    descriptor = sys.stdin.fileno()
+    while os.read(descriptor, 4096):  # raw: a buffered reader would hold a lock when the process ends
+        pass
     cancelled.set()
 

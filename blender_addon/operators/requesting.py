@@ -22,7 +22,7 @@ from . import photos
 from .mask_files import mask_files
 
 TASK = "image_to_3d"
-WEIGHTS = "mini"
+WEIGHTS = "mini"  # where the panel offers no choice
 
 
 def create_job(scene: bpy.types.Scene) -> JobRecord:
@@ -93,6 +93,7 @@ def restore_inputs(scene: bpy.types.Scene, provenance: dict[str, Any]) -> None:
     settings = panel_settings(scene, provenance.get("panel", "create"))
     settings.image = provenance.get("image_path", "")
     if provenance.get("panel") != "compose":
+        settings.weights = "published" if parameters.get("weights") == "published" else "mini"
         settings.mask, settings.mask_image = provenance.get("mask_path", ""), None
         settings.occluder, settings.occluder_image = provenance.get("more_inputs", {}).get("occluder", ""), None
     settings.seed = int(parameters.get("seed", 0))
@@ -156,7 +157,7 @@ def picture_path(settings: bpy.types.PropertyGroup) -> Path | None:
 def record_of(settings: bpy.types.PropertyGroup, intent: ApplyIntent, more: dict[str, Any]) -> JobRecord:
     """The job of `settings` with `more` parameters. Errors: `MaquetteError` when its masks cannot be used."""
     path, job_id = picture_path(settings), uuid.uuid4().hex
-    parameters = {"seed": settings.seed, "steps": settings.steps, "weights": WEIGHTS, "focal": None, **more}
+    parameters = {"seed": settings.seed, "steps": settings.steps, "weights": settings.weights, "focal": None, **more}
     masks = mask_files(settings, job_id)
     return JobRecord(
         job_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bpy
 
 from . import widgets
+from .models import draw_choice
 
 
 class MAQUETTE_PT_create(widgets.SidebarPanel, bpy.types.Panel):
@@ -21,6 +22,7 @@ class MAQUETTE_PT_create(widgets.SidebarPanel, bpy.types.Panel):
         column.use_property_split = True
         column.use_property_decorate = False
         column.prop(settings, "engine")
+        draw_choice(column, settings)
         column.prop(settings, "size")
         column.prop(settings, "placement")
         column.row(heading="Camera").prop(settings, "match_camera")

@@ -15,6 +15,7 @@ NEXT_STEP_OPERATORS = {
     "give_mask": ("maquette.choose_picture", "Choose Mask"),
     "set_up": ("maquette.set_up", "Set Up"),
     "open_log": ("maquette.open_log", "Open Log"),
+    "install_model": ("maquette.install_model", "Install Weights"),
 }
 
 

@@ -262,6 +262,7 @@ def clean_environment(environment: dict[str, str], data_folder: Path) -> dict[st
         "HF_HOME": str(caches / "huggingface"),
         "TORCH_HOME": str(caches / "torch"),
     }
+    kept.setdefault("MAQUETTE_MODELS", str(data_folder.parent / "models"))  # one for all Blenders, they are large
     return kept
 
 

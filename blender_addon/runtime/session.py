@@ -29,6 +29,7 @@ from .data_folder import DataFolder, claim_data_folder
 from .disk_thread import DiskThread, Task
 from .installer import OVERRIDE, Installer, InstallPlan, find_python
 from .job_store import JobRecord, JobStore
+from .model_manager import ModelManager, ModelPlace
 from .thumbnails import Thumbnails
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,8 @@ class Session:
         self.process: BackendProcess | None = None
         self.store: JobStore | None = None
         self.installer = Installer()
+        self.models = ModelManager()
+        self._models_due = True
         self._folder: DataFolder | None = None
         self._connection: Connection | None = None
         self._device = ""
@@ -100,6 +103,7 @@ class Session:
 
     def close(self) -> None:
         """Stop the backend, finish writing and let go of everything."""
+        self.models.close()
         self._disconnect()
         if self.process is not None:
             self.process.stop_now()
@@ -126,6 +130,13 @@ class Session:
             Path(bpy.path.abspath(wheels)) if wheels else None,
             bpy.app.online_access,
         )
+
+    def model_place(self) -> ModelPlace | None:
+        """Who installs models and where to; None while the backend is not set up."""
+        source = package.preferences().model_source.strip()
+        python = self.python()
+        root = package.user_folder() / "models"
+        return None if python is None else ModelPlace(python, package.extension_folder(), root, source)
 
     def set_up(self) -> None:
         """Make the backend's Python in the background. Errors: `MaquetteError`."""
@@ -204,7 +215,7 @@ class Session:
     @property
     def lively(self) -> bool:
         """Whether news are to be expected soon."""
-        if self.installer.running or self._opening is not None:
+        if self.installer.running or self.models.running or self._opening is not None:
             return True
         if self.process is None or self.process.state in (State.STOPPED, State.ABSENT):
             return False
@@ -213,7 +224,7 @@ class Session:
 
     def advance(self, deadline: float) -> bool:
         """Take in what has arrived until `deadline` (perf_counter seconds). Returns whether panels must be redrawn."""
-        changed = self._advance_install() | self._open_once()
+        changed = self._advance_install() | self._open_once() | self._advance_models()
         if self.process is None:
             return changed
         revision = self.store.revision
@@ -281,7 +292,16 @@ class Session:
             self._install = ("", 0.0) if item.done else (item.message, item.fraction)
             self._trouble = item.failure
             self._snapshot_key = None
+            self._models_due |= item.done
         return bool(news)
+
+    def _advance_models(self) -> bool:
+        """Look once what is installed, as soon as there is a backend to ask; then hear how installs go."""
+        if self._models_due and self.store is not None:
+            self._models_due = False
+            if (place := self.model_place()) is not None:
+                self.models.refresh(place)
+        return self.models.poll()
 
     def _begin_opening(self) -> None:
         if self._opening is None:

@@ -84,4 +84,4 @@ if __name__ == "__main__":
     from backend.__main__ import main
 
     arguments = sys.argv[1:]
-    sys.exit(main(arguments if arguments[0] == "models" else ["serve", *arguments]))
+    sys.exit(main(arguments if "models" in arguments else ["serve", *arguments]))
