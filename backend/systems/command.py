@@ -86,6 +86,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--steps", type=int, help="sampler steps a stage; default: the configuration's")
     parser.add_argument("--weights", default="mini", help="mini, random or a folder; default: mini")
     parser.add_argument("--config", default="mini", help="mini or full; default: mini")
+    parser.add_argument(
+        "--profile", help="how the networks are kept in memory: full, half or offload; default: what fits"
+    )
     parser.add_argument("--focal", type=float, help="known focal length in picture widths")
     parser.add_argument(
         "--camera", type=Path,
@@ -100,7 +103,7 @@ def main(arguments: Sequence[str]) -> int:
         inputs = scene_command.scene_inputs(images, masks, _read(options.depth) if options.depth else None)
     else:
         inputs = photo_inputs(images, options.mask)
-    names = ("seed", "steps", "weights", "config", "focal")
+    names = ("seed", "steps", "weights", "config", "focal", "profile")
     parameters = {name: getattr(options, name) for name in names}
     if options.camera:
         parameters["camera"] = read_camera(options.camera)

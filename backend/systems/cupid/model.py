@@ -11,20 +11,27 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from backend.catalog.catalog import find_model, is_installed, models_folder
 from backend.contract.errors import MaquetteError
+from backend.systems.cupid import dinov2
 from backend.systems.cupid.flow_sampler import FlowSettings
+from backend.systems.cupid.networks import Maker, Networks, choose_profile, count_parameters, random_network
 from backend.training.checkpoints import load_strict, load_tensors, tensor_files
 
 logger = logging.getLogger(__name__)
 
 CONFIG_FOLDER = Path(__file__).with_name("configs")
 MINI_FOLDER = Path(__file__).parents[2] / "weights" / "mini"
+PUBLISHED = "published"
+"""The name of the weights that the catalogue installs; they come with the configuration full."""
+PUBLISHED_SLAT_ENCODER = "ckpts/slat_enc_swin8_B_64l8_fp16"  # needed, though pipeline.json does not list it
 
 CLASSES = {
     "ImageEncoder": "backend.systems.cupid.image_encoder",
@@ -58,7 +65,7 @@ PUBLISHED_ROLES = {
 class CupidSettings:
     """Everything that is not a network. `normalization`s are (mean, std) lists or None; sizes in pixels.
 
-    camera: solver "dlt" (published) or "calibrate"; points "occupied" (published) or "support".
+    camera: solver "dlt" (published) or "robust"; points "occupied" (published) or "support".
     """
 
     encoder_size: int
@@ -80,6 +87,7 @@ class CupidModel:
     networks: Mapping[str, nn.Module]
     settings: CupidSettings
     device: torch.device
+    profile: str = "full"
 
     def __getitem__(self, role: str) -> Any:
         return self.networks[role]
@@ -105,7 +113,16 @@ def read_config(config: str) -> dict[str, Any]:
 
 
 def weights_folder(weights: str) -> Path:
-    """The folder that `weights` (mini or a path) names. Errors: `MaquetteError` model_missing."""
+    """The folder that `weights` (mini, published or a path) names. Errors: `MaquetteError` model_missing."""
+    if weights == PUBLISHED:
+        if not is_installed(models_folder(), find_model("cupid")):
+            raise MaquetteError(
+                "model_missing",
+                "CUPID's published weights are not installed. Install them under Models, or choose the small ones.",
+                str(models_folder()),
+                "install_model",
+            )
+        return models_folder() / "cupid"
     folder = MINI_FOLDER if weights == "mini" else Path(weights)
     if not folder.is_dir():
         raise MaquetteError(
@@ -122,36 +139,40 @@ def missing_weights(folder: Path) -> list[str]:
     return [role for role in STAGE_1 if role not in places]
 
 
-def load_model(weights: str = "mini", config: str = "mini", device: str = "cpu", seed: int = 0) -> CupidModel:
-    """Load (or, with weights "random", make) the networks. Everything computes in float32 on the CPU.
+def load_model(
+    weights: str = "mini", config: str = "mini", device: str = "cpu", seed: int = 0, profile: str | None = None
+) -> CupidModel:
+    """Load (or, with weights "random", make) the networks; `profile` as in `networks.py`, None takes what fits.
 
     Errors: `MaquetteError` model_missing naming the network or the tensor, bad_input for an unknown configuration.
     """
-    settings = read_config(config)
-    networks: dict[str, nn.Module] = {}
+    settings = read_config("full" if weights == PUBLISHED else config)
+    makers: dict[str, Maker] = {}
     if weights == "random":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            for role in (*STAGE_1, *STAGE_2, *OPTIONAL):
-                if role in settings["models"]:
-                    networks[role] = build(settings["models"][role])
+        entries = settings["models"]
+        for role in (*STAGE_1, *STAGE_2, *OPTIONAL):
+            if role in entries:
+                makers[role] = partial(random_network, partial(build, entries[role]), role, seed)
     else:
         folder = weights_folder(weights)
         settings = _merge_pipeline(settings, folder)
         places = _places(folder)
+        entries = {role: _entry(place) for role, place in places.items()}
         for role in (*STAGE_1, *STAGE_2, *OPTIONAL):
             if role in places:
-                networks[role] = _load(places[role], role)
-    absent = [role for role in STAGE_1 if role not in networks]
+                makers[role] = partial(_load, places[role], role)
+    absent = [role for role in STAGE_1 if role not in makers]
     if absent:
         raise MaquetteError(
             "model_missing", f"The weights of {absent[0]} are not there; install CUPID's weights.",
             detail=f"missing: {', '.join(absent)}", next_step="install_model",
         )
-    for network in networks.values():
-        network.float().to(device).eval().requires_grad_(False)
-    logger.info("CUPID %s weights: %s", weights, ", ".join(networks))
-    return CupidModel(networks, read_settings(settings), torch.device(device))
+    place = torch.device(device)
+    if profile is None:
+        profile = choose_profile(sum(count_parameters(partial(build, entries[role])) for role in makers), place)
+    networks = Networks(makers, profile, place)
+    logger.info("CUPID %s weights, profile %s on %s: %s", weights, profile, device, ", ".join(makers))
+    return CupidModel(networks, read_settings(settings), place, profile)
 
 
 def build(entry: Mapping[str, Any]) -> nn.Module:
@@ -205,13 +226,30 @@ def _places(folder: Path) -> dict[str, Path]:
         role = PUBLISHED_ROLES.get(published)
         if role and tensor_files(folder / stem):
             places[role] = folder / stem
+    if "args" in pipeline:  # the published layout, which leaves two networks to others
+        if tensor_files(folder / PUBLISHED_SLAT_ENCODER):
+            places["slat_enc"] = folder / PUBLISHED_SLAT_ENCODER
+        encoder = dinov2.find_dinov2(folder)
+        if encoder is not None and "image_encoder" not in places:
+            places["image_encoder"] = encoder / dinov2.FILE_STEM
     return places
 
 
+def _entry(place: Path) -> dict[str, Any]:
+    """{"name", "args"} of the network at `place`; DINOv2 comes without."""
+    if place.name == dinov2.FILE_STEM:
+        return dinov2.ENTRY
+    loaded: dict[str, Any] = json.loads(place.with_name(place.name + ".json").read_text(encoding="utf-8"))
+    return loaded
+
+
 def _load(place: Path, role: str) -> nn.Module:
-    network = build(json.loads(place.with_name(place.name + ".json").read_text(encoding="utf-8")))
-    network.float()
-    load_strict(network, {name: tensor.float() for name, tensor in load_tensors(place).items()}, role)
+    if place.name == dinov2.FILE_STEM:
+        return dinov2.load_dinov2(place.parent)
+    with torch.device("meta"):  # no memory for numbers that are overwritten
+        network = build(_entry(place))
+    tensors = {name: tensor.float() for name, tensor in load_tensors(place).items()}
+    load_strict(network, tensors, role, assign=True)
     return network
 
 

@@ -22,8 +22,7 @@ from backend.systems.cupid.structure_decode import Structure
 from backend.systems.cupid.structure_stage import Hypothesis, SolvedCamera, find_structure
 
 ONLY_STAGE_1 = "stage 2 not trained: mesh from occupancy"
-TOO_MANY_VOXELS = "too many voxels for stage 2: mesh from occupancy"
-FILLED_SHARE = 1 / 8  # of the grid (32,768 of 64^3 in the published data): more is noise and would take minutes
+TOO_MANY_VOXELS = "{dropped:,} of {all:,} voxels left out, the least certain: more would take too long"
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,8 @@ def finish_object(
 
     hooks.stage("sample_latent")
     latent = None
-    notes = _left_out(networks, structure, resolution)
-    if not notes:
+    notes = _left_out(networks, structure)
+    if networks.has_stage_2:
         others = list(zip(conditions[1:], more, found.more, strict=True))
         latent = sample_latent(
             networks, structure, conditions[0], photo, camera, generator, request.steps, hooks, others
@@ -129,6 +128,8 @@ def fit_to_photo(mesh: MeshData, photo: Photo, camera: SolvedCamera) -> dict[str
     }
 
 
-def _left_out(networks: CupidModel, structure: Structure, resolution: int) -> tuple[str, ...]:
-    notes = () if networks.has_stage_2 else (ONLY_STAGE_1,)
-    return (*notes, TOO_MANY_VOXELS) if len(structure.coords) > FILLED_SHARE * resolution**3 else notes
+def _left_out(networks: CupidModel, structure: Structure) -> tuple[str, ...]:
+    notes = [] if networks.has_stage_2 else [ONLY_STAGE_1]
+    if structure.dropped:
+        notes.append(TOO_MANY_VOXELS.format(dropped=structure.dropped, all=structure.dropped + len(structure.coords)))
+    return tuple(notes)

@@ -17,10 +17,11 @@ from backend.contract import meshes
 from backend.contract.errors import MaquetteError
 from backend.contract.messages import SystemInfo
 from backend.formats import glb
+from backend.nn.devices import best_device
 from backend.systems.base import ArtifactData, Hooks, RunResult
 from backend.systems.cupid import match_mesh, model, results, scene
 from backend.systems.cupid.hypotheses import gallery, make_variants
-from backend.systems.cupid.object_stage import MadeObject
+from backend.systems.cupid.object_stage import ONLY_STAGE_1, MadeObject
 from backend.systems.cupid.photo import Photo, prepare_photos
 from backend.systems.cupid.photo_results import camera_files, photo_report
 from backend.systems.cupid.request import Request, parse_request
@@ -47,8 +48,8 @@ class CupidSystem:
     stages = (*STAGES[:-1], match_mesh.STAGE, STAGES[-1])
 
     def __init__(self, device: str | None = None) -> None:
-        self.device = device or os.environ.get("MAQUETTE_DEVICE", "cpu")
-        self._loaded: tuple[tuple[str, str, int], model.CupidModel] | None = None
+        self.device = device or os.environ.get("MAQUETTE_DEVICE") or str(best_device())
+        self._loaded: tuple[tuple[str, str, int, str | None], model.CupidModel] | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -62,7 +63,7 @@ class CupidSystem:
 
     def use_model(self, loaded: model.CupidModel, weights: str = "mini", config: str = "mini", seed: int = 0) -> None:
         """Keep networks made elsewhere; runs with these parameters use them."""
-        self._loaded = ((weights, config, seed), loaded)
+        self._loaded = ((weights, config, seed, None), loaded)
 
     def run(self, task: str, inputs: dict[str, bytes], parameters: dict[str, Any], hooks: Hooks) -> RunResult:
         """Do the task; its function says which inputs it takes. Errors: `MaquetteError`."""
@@ -74,9 +75,12 @@ class CupidSystem:
             return TASKS[task](self._networks(request), inputs, request, hooks)
 
     def _networks(self, request: Request) -> model.CupidModel:
-        key = (request.weights, request.config, request.seed if request.weights == "random" else 0)
+        seed = request.seed if request.weights == "random" else 0
+        key = (request.weights, request.config, seed, request.profile)
         if self._loaded is None or self._loaded[0] != key:
-            self._loaded = (key, model.load_model(request.weights, request.config, self.device, key[2]))
+            self._loaded = None  # the memory is needed for the new ones
+            loaded = model.load_model(request.weights, request.config, self.device, seed, request.profile)
+            self._loaded = (key, loaded)
         return self._loaded[1]
 
 
@@ -128,7 +132,7 @@ def _artifacts(
         "voxels": len(made.structure.coords),
         "vertices": len(mesh.vertices),
         "triangles": len(mesh.faces),
-        "stage_2": not made.notes,
+        "stage_2": ONLY_STAGE_1 not in made.notes,
         "notes": list(made.notes),
         "camera_trusted": camera.trusted,
         "camera_message": camera.message,

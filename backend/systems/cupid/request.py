@@ -8,6 +8,7 @@ from typing import Any
 
 from backend.contract.errors import MaquetteError
 from backend.systems.cupid.known_camera import KnownCamera, parse_camera
+from backend.systems.cupid.networks import PROFILES
 from backend.systems.finishing import PIVOTS, TEXTURE_SIZE, FinishOptions
 
 MOST_STEPS = 200
@@ -22,7 +23,7 @@ class Request:
 
     camera is the full picture's, in the object's frame, if it is known. hypotheses is how many answers are handed over.
     triangles, texture_size and normal_map are as in `FinishOptions`; splats asks for splats.ply; pivot is where the GLB
-    has its origin.
+    has its origin. profile is how the networks are kept in memory (`networks.py`), None what fits.
     """
 
     seed: int = 42
@@ -37,6 +38,7 @@ class Request:
     normal_map: bool = False
     splats: bool = False
     pivot: str = "cube"
+    profile: str | None = None
 
     @property
     def finish(self) -> FinishOptions:
@@ -56,7 +58,7 @@ def parse_request(parameters: dict[str, Any]) -> Request:
     for name in ("normal_map", "splats"):
         if not isinstance(given.get(name, False), bool):
             raise MaquetteError("bad_input", f"The parameter {name} must be true or false.")
-    for name in ("weights", "config", "pivot"):
+    for name in ("weights", "config", "pivot", "profile"):
         if name in given and not isinstance(given[name], str):
             raise MaquetteError("bad_input", f"The parameter {name} must be a name.")
     if "camera" in given:
@@ -76,6 +78,8 @@ def parse_request(parameters: dict[str, Any]) -> Request:
         )
     if not LEAST_TEXTURE <= request.texture_size <= MOST_TEXTURE:
         raise MaquetteError("bad_input", f"The texture size must be between {LEAST_TEXTURE} and {MOST_TEXTURE} pixels.")
+    if request.profile is not None and request.profile not in PROFILES:
+        raise MaquetteError("bad_input", f"The profile must be one of {', '.join(PROFILES)}.")
     if request.pivot not in PIVOTS:
         raise MaquetteError("bad_input", f"The pivot must be one of {', '.join(PIVOTS)}.")
     if request.focal is not None:

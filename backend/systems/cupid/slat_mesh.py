@@ -68,7 +68,7 @@ class SLatMeshDecoder(SparseTrunk):
         **trunk: Any,
     ) -> None:
         super().__init__(latent_channels, model_channels, num_blocks, **trunk)
-        self.grid_resolution = resolution * 4
+        self.resolution, self.grid_resolution = resolution, resolution * 4
         self.use_color = bool(representation_config.get("use_color", False))
         self.upsample = nn.ModuleList(
             [

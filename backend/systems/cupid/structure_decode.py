@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 MIN_ACTIVE = 10  # voxels the pose set must have
 THRESHOLD_STEP = 0.05
+FILLED_SHARE = 1 / 8  # of the grid: 32,768 of 64^3, as many as the published data have at most
+COARSE_SHARE = 1 / 4  # of the cells of two voxels a side: a surface of that many voxels meets about so many
 
 
 @dataclass(frozen=True)
 class Structure:
-    """``coords`` [L,4] int32 (b,x,y,z) of the object; ``uv_coords`` [P,4] and ``uv`` [P,2] for solving the camera."""
+    """``coords`` [L,4] int32 (b,x,y,z) of the object; ``uv_coords`` [P,4] and ``uv`` [P,2] for solving the camera.
+
+    ``dropped`` voxels were left out of ``coords`` because there were too many.
+    """
 
     coords: Tensor
     uv_coords: Tensor
     uv: Tensor
+    dropped: int = 0
 
 
 def active_voxels(logits: Tensor, threshold: float = 0.0) -> Tensor:
@@ -65,6 +71,29 @@ def decode_structure(
     b, x, y, z = uv_coords.long().unbind(1)
     uv = torch.sigmoid(uv_logits[:, 1:3])[b, :, x, y, z]
     return Structure(active_voxels(occupancy_logits), uv_coords, uv)
+
+
+def most_certain(structure: Structure, logits: Tensor) -> Structure:
+    """The structure of one object with at most so many voxels as stage 2 can take, those of the largest ``logits``.
+
+    ``logits`` [1,1,R,R,R]. Stage 2's attention runs over cells of two voxels a side and its cost grows with their
+    square: whole cells go first (those without any certain voxel), then single voxels. No published object has more,
+    so that only noise loses anything.
+    """
+    coords, size = structure.coords.long(), logits.shape[-1]
+    b, x, y, z = coords.unbind(1)
+    certainty = logits[b, 0, x, y, z]
+    cells = (x // 2 * size + y // 2) * size + z // 2
+    names, owner = cells.unique(return_inverse=True)
+    best = torch.full((len(names),), -torch.inf, dtype=certainty.dtype, device=certainty.device)
+    best.scatter_reduce_(0, owner, certainty, reduce="amax")
+    allowed = int(COARSE_SHARE * (size // 2) ** 3)
+    kept = torch.zeros(len(names), dtype=torch.bool, device=certainty.device)
+    kept[best.topk(min(allowed, len(names))).indices] = True
+    certainty = torch.where(kept[owner], certainty, -torch.inf)
+    count = min(int(FILLED_SHARE * size**3), int(kept[owner].sum()))
+    rows = certainty.topk(count).indices.sort().values
+    return replace(structure, coords=structure.coords[rows], dropped=len(coords) - count)
 
 
 def voxel_centres(coords: Tensor, resolution: int) -> Tensor:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from backend.nn.attention import PreparedContext
 from backend.systems.base import Hooks
 from backend.systems.cupid.condition import Condition
 from backend.systems.cupid.flow_sampler import Constraint, denormalise, noisy_sample, sample_flow, with_steps
@@ -45,13 +46,16 @@ def sample_structure(
     shown = tuple(condition.repeated(count) for condition in conditions)
     sampler = with_steps(settings.structure_sampler, steps)
 
-    def velocity(x: Tensor, t: Tensor, seen: tuple[Condition, ...]) -> Tensor:
+    def prepared(seen: Sequence[Condition]) -> list[PreparedContext]:
+        return [flow.prepare(each.tokens, each.weights) for each in seen]  # the same in every step
+
+    def velocity(x: Tensor, t: Tensor, seen: list[PreparedContext]) -> Tensor:
         views = zip(x.chunk(len(seen)), t.chunk(len(seen)), seen, strict=True)
-        return with_shared_mean([flow(part, time, each.tokens, each.weights) for part, time, each in views])
+        return with_shared_mean([flow(part, time, each) for part, time, each in views])
 
     constrain = None if known_uv is None else hold(known_uv, noise[:count], LATENT_CHANNELS, sampler.sigma_min)
     sampled = sample_flow(
-        velocity, noise, shown, tuple(each.empty() for each in shown), sampler,
+        velocity, noise, prepared(shown), prepared([each.empty() for each in shown]), sampler,
         on_step=lambda i, n, _: hooks.step(i, n), constrain=constrain,
     ).samples  # fmt: skip
     return decode_latents(networks, sampled, len(conditions))
