@@ -43,6 +43,16 @@ class Scenario:
 
 SCENARIOS = {
     "single": Scenario("drive_window.py", ("sidebar.png", "generate.png", "result.png"), {"photo": PHOTO}),
+    "occluder": Scenario("drive_occluder.py", ("occluder_paint.png", "occluder.png"), {
+        "photo": EXAMPLES / "truck_behind_barrel.png",
+        "occluder": EXAMPLES / "truck_behind_barrel_occluder.png",
+    }),
+    "gallery": Scenario("drive_gallery.py", ("gallery.png",), {"photo": EXAMPLES / "space_truck.png"}),
+    "three_photos": Scenario("drive_three_photos.py", ("three_photos.png",), {
+        "front": EXAMPLES / "space_truck.png",
+        "back": EXAMPLES / "space_truck_back.png",
+        "side": EXAMPLES / "space_truck_side.png",
+    }),
 }
 
 
