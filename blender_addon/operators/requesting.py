@@ -104,6 +104,7 @@ def restore_inputs(scene: bpy.types.Scene, provenance: dict[str, Any]) -> None:
     settings.set_render_size = intent.set_render_size
     if provenance.get("panel") == "match":
         settings.move = intent.move
+        settings.subject = "SELECTED" if intent.targets else "NEW"
     elif provenance.get("panel") == "compose":
         from . import compose
 
@@ -139,6 +140,8 @@ def panel_of(record: JobRecord) -> str:
     """The panel that the job came from: create, match or compose."""
     if record.task == "photo_to_scene":
         return "compose"
+    if record.task == "match_mesh":
+        return "match"
     moves_in_match = record.origin.get("move") in ("OBJECT", "KNOWN")
     return "match" if moves_in_match or record.parameters.get("focal") else "create"
 
