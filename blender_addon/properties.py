@@ -126,6 +126,13 @@ class MaquetteCreateSettings(_JobSettings, bpy.types.PropertyGroup):
 
 
 class MaquetteMatchSettings(_JobSettings, bpy.types.PropertyGroup):
+    subject: EnumProperty(
+        name="Match",
+        items=[
+            ("NEW", "New Object", "Make the photo's object, and bring camera and object together"),
+            ("SELECTED", "Selected Mesh", "Bring camera and selected mesh together as the photo shows such an object"),
+        ],
+    )
     focal_mode: EnumProperty(
         name="Focal Length",
         items=[

@@ -14,14 +14,14 @@ from ..runtime import session
 from ..runtime.intent import ApplyIntent, intent_from_json
 from ..runtime.job_store import JobRecord, JobStore
 from ..runtime.pictures import inspect_picture
-from ..scene import apply, compose, guard, provenance
+from ..scene import apply, compose, guard, matching, provenance
 from ..scene.cameras import SolvedCamera, solved_camera_from_json
-from . import applying_scene
+from . import applying_scene, mesh_matching
 from .photos import MOST_PHOTOS
 from .requesting import job_record, provenance_of
 
 OTHER_FILE = "This result was meant for another file. Press Apply to put it here."
-Result = apply.Result | compose.ComposedScene
+Result = apply.Result | compose.ComposedScene | matching.MatchedMesh
 
 
 def apply_job(context: bpy.types.Context, job_id: str, variant: int = -1, instead: bool = False) -> str:
@@ -41,6 +41,8 @@ def apply_job(context: bpy.types.Context, job_id: str, variant: int = -1, instea
     with guard.preserved(context):
         if isinstance(result, compose.ComposedScene):
             _, message = compose.apply_scene(context.scene, result)
+        elif isinstance(result, matching.MatchedMesh):
+            message = matching.apply_match(context.scene, result)
         else:
             earlier = provenance.made_from(context.scene, job_id) if instead else []
             _, message = apply.apply_result(context.scene, result, earlier[0] if earlier else None)
@@ -84,6 +86,8 @@ def load_result(store: JobStore, record: JobRecord, variant: int = -1) -> Result
         raise MaquetteError("bad_input", "This job has no result yet.")
     intent = _intent(record)
     picture, orientation = _background(store, record, "image", intent)
+    if record.task == mesh_matching.TASK:
+        return mesh_matching.load_match(store, record, intent, (picture, orientation))
     if record.task == applying_scene.TASK:
         return applying_scene.load_scene(
             store, record, intent, _camera(store, record), (picture, orientation), provenance_of(record)

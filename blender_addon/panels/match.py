@@ -1,10 +1,11 @@
-"""The Match Photo panel: photo, focal length, what moves."""
+"""The Match Photo panel: what is matched, photo, focal length, what moves."""
 
 from __future__ import annotations
 
 import bpy
 
 from . import widgets
+from .models import draw_choice
 
 
 class MAQUETTE_PT_match(widgets.SidebarPanel, bpy.types.Panel):
@@ -14,6 +15,11 @@ class MAQUETTE_PT_match(widgets.SidebarPanel, bpy.types.Panel):
     def draw(self, context: bpy.types.Context) -> None:
         layout = self.layout
         settings = context.scene.maquette_match
+        selected = settings.subject == "SELECTED"
+        layout.row().prop(settings, "subject", expand=True)
+        if selected:
+            widgets.sentence(layout, context, _what_is_selected(context), icon="OBJECT_DATA")
+        layout.row().prop(settings, "subject", expand=True)
         widgets.picture_row(layout, settings)
         column = layout.column()
         column.use_property_split = True
@@ -25,16 +31,32 @@ class MAQUETTE_PT_match(widgets.SidebarPanel, bpy.types.Panel):
             column.row().prop(settings, "focal_mode", expand=True)
             if settings.focal_mode == "LOCKED":
                 column.prop(settings, "focal_mm", text=" ")
-            column.prop(settings, "placement")
+            if not selected:
+                column.prop(settings, "placement")
         column.prop(settings, "engine")
-        column.prop(settings, "size")
+        draw_choice(column, settings)
+        if not selected:
+            column.prop(settings, "size")
         column.prop(settings, "seed")
         column = column.column(heading="Picture")
         column.prop(settings, "show_background")
         column.prop(settings, "set_render_size")
         row = layout.row()
         row.scale_y = 1.6
-        row.operator("maquette.match_photo", icon="OUTLINER_OB_CAMERA")
+        if selected:
+            row.operator("maquette.match_mesh", icon="OUTLINER_OB_CAMERA")
+        else:
+            row.operator("maquette.match_photo", icon="OUTLINER_OB_CAMERA")
+
+
+def _what_is_selected(context: bpy.types.Context) -> str:
+    """The name of what would be matched, or what to do first."""
+    picked = context.selected_objects
+    if not picked:
+        return "Select the object that the photo shows."
+    active = context.view_layer.objects.active
+    name = active.name if active in picked else picked[0].name
+    return name if len(picked) == 1 else f"{name} and {len(picked) - 1} more"
 
 
 CLASSES = (MAQUETTE_PT_match,)

@@ -12,11 +12,29 @@ MOVES = ("NONE", "CAMERA", "OBJECT", "KNOWN")  # KNOWN: camera and place are giv
 
 
 @dataclass(frozen=True)
+class MatchTarget:
+    """An object of the scene that was sent to be matched, and its world matrix then (16 numbers, row by row).
+
+    `uid` is its `session_uid`, which holds in this `blender` run while the scene with `scene_uid` is open.
+    """
+
+    blender: str
+    scene_uid: int
+    uid: int
+    name: str
+    matrix: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        require(len(self.matrix) == 16, "matrix", "sixteen numbers")
+
+
+@dataclass(frozen=True)
 class ApplyIntent:
     """Sizes in metres, `cursor` in world coordinates at the time of the request.
 
     `blender` is a number of this run of Blender and `scene_uid` the scene's `session_uid` in it: together they name the
-    scene although it may be renamed, and no scene at all once another file was opened.
+    scene although it may be renamed, and no scene at all once another file was opened. `targets` are the objects that
+    a result belongs to, where it adds none.
     """
 
     blender: str
@@ -28,6 +46,7 @@ class ApplyIntent:
     move: str = "CAMERA"
     show_background: bool = True
     set_render_size: bool = True
+    targets: tuple[MatchTarget, ...] = ()
 
     def __post_init__(self) -> None:
         require(self.placement in PLACEMENTS, "placement", "one of " + ", ".join(PLACEMENTS))

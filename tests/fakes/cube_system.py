@@ -15,7 +15,7 @@ from backend.contract.frames import look_at
 from backend.contract.meshes import MEDIA_TYPE, MeshData, mesh_to_bytes
 from backend.contract.messages import SystemInfo
 from backend.systems.base import ArtifactData, Hooks, RunResult
-from tests.fakes import cube_scene
+from tests.fakes import cube_match, cube_scene
 
 CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32)
 QUADS = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
@@ -36,7 +36,7 @@ class CubeSystem:
 
     name = "cube"
     title = "Cube"
-    tasks = ("image_to_3d", cube_scene.TASK)
+    tasks = ("image_to_3d", cube_scene.TASK, cube_match.TASK)
     stages = ("look", "build")
 
     def info(self) -> SystemInfo:
@@ -70,6 +70,8 @@ def _files(
     task: str, inputs: dict[str, bytes], sizes: dict[str, tuple[int, int]], parameters: dict[str, Any]
 ) -> tuple[ArtifactData, ...]:
     """The meshes and cameras of the task."""
+    if task == cube_match.TASK:
+        return cube_match.match_files(inputs, sizes["image"], parameters)
     if task == cube_scene.TASK:
         return cube_scene.scene_files(box_mesh(), inputs, sizes["image"])
     cameras = (_camera_file(name, size, int(parameters["seed"]), parameters) for name, size in sizes.items())
