@@ -57,6 +57,8 @@ def _draw_model(box: bpy.types.UILayout, context: bpy.types.Context, manager: Mo
         row.operator("maquette.cancel_model", text="", icon="CANCEL")
         return
     if here:
+        if not model.package_ready:
+            widgets.sentence(box, context, f"Also needs the package {model.package} in the backend's Python.", "INFO")
         return
     widgets.sentence(box, context, model.purpose + ".")
     if model.state == "by_hand":

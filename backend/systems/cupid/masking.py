@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from backend.contract.errors import MaquetteError
 from backend.formats.images import SOLID_ALPHA, Picture, decode_mask
+from backend.systems.cupid import background_removal
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +56,26 @@ def find_object(picture: Picture, mask: bytes | None = None) -> Cutout:
         alpha = picture.rgba[..., 3].copy()
         _require_object(alpha)
         return Cutout(alpha, "alpha", "The picture's own transparency was used as the mask.")
-    alpha = cut_out(picture.rgba[..., :3])
+    try:
+        alpha = cut_out(picture.rgba[..., :3])
+    except MaquetteError as unsure:
+        return _removed(picture, unsure)
     message = "The object was cut out from its plain background; give a mask if the cut is wrong."
     return Cutout(alpha, "cut_out", message)
+
+
+def _removed(picture: Picture, unsure: MaquetteError) -> Cutout:
+    """What the optional network cuts out where the plain way is `unsure`. Errors: `MaquetteError` bad_input."""
+    if not background_removal.available():
+        text = str(unsure)
+        if background_removal.package_there():
+            text = text.replace("give a mask", "give a mask, or install U2-Net under Models")
+        raise _unsure(text, unsure.failure.detail) from unsure
+    alpha = background_removal.remove_background(picture.rgba[..., :3])
+    share = float((alpha > SOLID_ALPHA).mean())
+    if not SMALLEST_PART <= share <= LARGEST_PART:
+        raise _unsure(f"The object and the background cannot be told apart; {ASK}.", f"U2-Net: share {share:.3f}")
+    return Cutout(alpha, "cut_out", "The object was cut out with U2-Net; give a mask if the cut is wrong.")
 
 
 def cut_out(rgb: np.ndarray) -> np.ndarray:
