@@ -67,8 +67,7 @@ def test_every_entry_is_pinned_licensed_and_well_formed() -> None:
             assert re.fullmatch("([0-9a-f]{12}|[0-9a-f]{64})?", file.sha256) and not file.path.startswith(("/", ".."))
             assert file.bytes or file.small or file.about_bytes
     needed = {Path(file.path).stem for file in load_catalog()["cupid"].wanted() if file.bytes}
-    assert needed == {name for name in PUBLISHED if not name.startswith(("ss_enc", "ss_flow", "slat_dec_rf"))
-                      and not name.endswith("_encoder")}  # fmt: skip
+    assert needed == {name for name in PUBLISHED if not name.startswith(("ss_enc", "ss_flow", "slat_dec_rf"))}
 
 
 def test_installs_what_it_needs_first_and_nothing_twice(small: Path) -> None:
