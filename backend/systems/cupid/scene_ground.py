@@ -26,6 +26,7 @@ UP_SPREAD = np.radians(10.0)  # how far the top of an object points from the tru
 UP_AGREES = np.radians(25.0)  # tops this close to each other agree
 TRIES = 300  # planes tried
 TOLERANCE = 0.015  # of the depth: a point this near belongs to a plane
+LEAST_SLOPE = 0.1  # of the inverse depth in the middle: how much it grows from top to bottom
 LEAST_SHARE = 0.3  # of the points that must lie in the ground
 MOST_POINTS = 4000
 
@@ -63,8 +64,7 @@ def find_ground(depth: np.ndarray, known: np.ndarray, seed: int = 0) -> PictureP
             continue
         plane = np.linalg.solve(points[three], 1.0 / z[three])
         near = np.abs(points @ plane * z - 1.0) < TOLERANCE
-        # On a ground seen from above, what is lower in the picture is nearer.
-        if plane[1] > 0 and (best is None or near.sum() > best.sum()):
+        if _slopes_down(plane) and (best is None or near.sum() > best.sum()):
             best = near
     if best is None or best.mean() < LEAST_SHARE:
         return None
@@ -75,7 +75,12 @@ def find_ground(depth: np.ndarray, known: np.ndarray, seed: int = 0) -> PictureP
         if best.sum() < 3:
             return None
     share = float(best.mean())
-    return PicturePlane(plane, share) if share >= LEAST_SHARE and plane[1] > 0 else None
+    return PicturePlane(plane, share) if share >= LEAST_SHARE and _slopes_down(plane) else None
+
+
+def _slopes_down(plane: np.ndarray) -> bool:
+    """Whether what is lower in the picture is nearer, as on a ground seen from above and not on a wall."""
+    return bool(plane[1] > LEAST_SLOPE * (plane[0] / 2.0 + plane[1] / 2.0 + plane[2]) > 0)
 
 
 def estimate_focal(
