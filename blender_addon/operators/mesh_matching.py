@@ -29,6 +29,9 @@ def match_mesh_job(context: bpy.types.Context) -> JobRecord:
     info = inspect_picture(requesting.picture_path(settings))
     if settings.move == "KNOWN":
         raise MaquetteError("bad_input", "Choose what moves: the camera, or the selected object.")
+    if settings.occluder.strip() or settings.occluder_image is not None:
+        text = "A mesh can be matched only where nothing hides it. Remove what hides the object, or take another photo."
+        raise MaquetteError("bad_input", text)
     focal = _focal(scene, settings, info.size)
     objects = chosen_objects(context)
     mesh = mesh_export.world_mesh(objects, context.evaluated_depsgraph_get())
@@ -42,10 +45,8 @@ def match_mesh_job(context: bpy.types.Context) -> JobRecord:
     intent = dataclasses.replace(requesting.intent_of(scene, settings, settings.move), targets=targets)
     record = requesting.record_of(settings, intent, {"focal": focal})
     path = _kept_mesh(record.job_id, mesh_to_bytes(mesh))
-    more = {name: file for name, file in record.more_inputs.items() if name != "occluder"} | {"mesh": path}
-    return requesting.submit_record(
-        dataclasses.replace(record, title=objects[0].name, task=TASK, more_inputs=more)
-    )
+    more = record.more_inputs | {"mesh": path}
+    return requesting.submit_record(dataclasses.replace(record, title=objects[0].name, task=TASK, more_inputs=more))
 
 
 def chosen_objects(context: bpy.types.Context) -> list[bpy.types.Object]:

@@ -19,7 +19,6 @@ class MAQUETTE_PT_match(widgets.SidebarPanel, bpy.types.Panel):
         layout.row().prop(settings, "subject", expand=True)
         if selected:
             widgets.sentence(layout, context, _what_is_selected(context), icon="OBJECT_DATA")
-        layout.row().prop(settings, "subject", expand=True)
         widgets.picture_row(layout, settings)
         column = layout.column()
         column.use_property_split = True

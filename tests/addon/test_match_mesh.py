@@ -195,6 +195,7 @@ def test_instances_and_colours_are_sent(statue, picture):
         (lambda statue: setattr(statue.data.vertices[0], "co", (math.nan, 0, 0)), "not finite"),
         (lambda statue: setattr(bpy.context.scene.maquette_match, "move", "KNOWN"), "Choose what moves"),
         (lambda statue: setattr(bpy.context.scene.maquette_match, "image", ""), "No picture is chosen"),
+        (lambda statue: setattr(bpy.context.scene.maquette_match, "occluder", "hand.png"), "nothing hides it"),
     ],
 )
 def test_a_wrong_choice_is_told_at_once(statue, picture, change, sentence):

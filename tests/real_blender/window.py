@@ -48,6 +48,10 @@ SCENARIOS = {
         "occluder": EXAMPLES / "truck_behind_barrel_occluder.png",
     }),
     "gallery": Scenario("drive_gallery.py", ("gallery.png",), {"photo": EXAMPLES / "space_truck.png"}),
+    "match_mesh": Scenario("drive_match_mesh.py", ("match_mesh.png",), {
+        "photo": EXAMPLES / "space_truck.png",
+        "mesh": EXAMPLES.with_name("meshes") / "space_truck.glb",
+    }),
     "three_photos": Scenario("drive_three_photos.py", ("three_photos.png",), {
         "front": EXAMPLES / "space_truck.png",
         "back": EXAMPLES / "space_truck_back.png",
