@@ -18,9 +18,12 @@ from backend.systems.command import photo_inputs
 from backend.systems.cupid import pipeline, silhouette_fit
 from backend.systems.cupid.condition import Condition, encode_photo
 from backend.systems.cupid.flow_sampler import FlowSettings, sample_flow, time_sequence
+from backend.systems.cupid.hypotheses import gallery
 from backend.systems.cupid.model import CupidModel, CupidSettings
+from backend.systems.cupid.object_stage import make_object
 from backend.systems.cupid.photo import MOST_PHOTOS, prepare_image, prepare_photos
 from backend.systems.cupid.pose import Camera
+from backend.systems.cupid.request import Request
 from backend.systems.cupid.silhouette_fit import fit_silhouette, fit_silhouettes, silhouette
 from backend.systems.cupid.structure_sampler import decode_latents, sample_structure, with_views
 from backend.systems.cupid.structure_stage import SolvedCamera, ranking, same_lens
@@ -216,3 +219,16 @@ def test_a_view_that_contradicts_the_first_takes_nothing_away(monkeypatch: pytes
     one = fit_silhouette(logits, camera(), alpha)
     two = fit_silhouettes(logits, [camera(), SIDE], [alpha, upright])
     assert np.array_equal(one.occupied, two[0].occupied)
+
+
+def test_every_variant_has_a_camera_for_each_photo() -> None:
+    networks = tiny_model()
+    first, *more = prepare_photos({"image": photo(), "image_1": photo((50, 50))}, networks)
+    with torch.inference_mode():
+        made = make_object(networks, first, Request(), seeded(), Hooks(), more)
+    files, scores = gallery([made, made], first, more)
+    data = {artifact.name: artifact.data for artifact in files}
+    assert len(scores) == 2
+    for name in ("hypothesis_0", "hypothesis_1"):
+        assert json.loads(data[f"{name}_camera_1.json"])["image_size"] == [50, 50]
+        assert json.loads(data[f"{name}.json"])["camera"]["image_size"] == [60, 40]

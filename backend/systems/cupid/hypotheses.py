@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -126,8 +127,13 @@ def shape_overlap(first: np.ndarray, second: np.ndarray) -> float:
     return float((first & second).sum() / max((first | second).sum(), 1))
 
 
-def gallery(made: Sequence[MadeObject], photo: Photo) -> tuple[list[ArtifactData], list[dict[str, Any]]]:
-    """The artifacts hypothesis_k.mesh, .png and .json of each object, and its scores for the report."""
+def gallery(
+    made: Sequence[MadeObject], photo: Photo, more: Sequence[Photo] = ()
+) -> tuple[list[ArtifactData], list[dict[str, Any]]]:
+    """The artifacts hypothesis_k.mesh, .png and .json of each object, and its scores for the report.
+
+    With `more` photos of the object, hypothesis_k_camera_1.json, ... are their cameras.
+    """
     files, scores = [], []
     for index, each in enumerate(made):
         camera = each.camera
@@ -138,12 +144,14 @@ def gallery(made: Sequence[MadeObject], photo: Photo) -> tuple[list[ArtifactData
             "voxels": len(each.structure.coords),
             "triangles": len(each.mesh.faces),
         }
-        about = {"camera": json.loads(camera_files([photo], [camera])[0].data), "scores": score}
+        first, *others = camera_files([photo, *more], [camera, *each.more_cameras])
+        about = {"camera": json.loads(first.data), "scores": score}
         name = f"hypothesis_{index}"
         files += [
             ArtifactData(f"{name}.mesh", meshes.mesh_to_bytes(each.mesh), meshes.MEDIA_TYPE),
             ArtifactData(f"{name}.png", both_sides(each), "image/png"),
             ArtifactData(f"{name}.json", json.dumps(about, indent=1).encode(), "application/json"),
+            *(replace(other, name=f"{name}_{other.name}") for other in others),
         ]
         scores.append(score)
     return files, scores
