@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ class CubeSystem:
         artifacts = (
             *_files(task, inputs, sizes, parameters),
             ArtifactData("thumbnail.png", _png((32, 32), (90, 120, 200)), "image/png"),
-            *_variants(int(parameters.get("hypotheses", 1)), _camera(sizes["image"], seed, parameters)),
+            *_variants(int(parameters.get("hypotheses", 1)), sizes, seed, parameters),
         )
         return RunResult(artifacts, {"seed": seed, "inputs": sorted(inputs)})
 
@@ -84,16 +85,20 @@ def _camera_file(name: str, size: tuple[int, int], seed: int, parameters: dict[s
     return ArtifactData(f"{name.replace('image', 'camera')}.json", data.encode(), "application/json")
 
 
-def _variants(count: int, camera: dict[str, Any]) -> list[ArtifactData]:
+def _variants(
+    count: int, sizes: dict[str, tuple[int, int]], seed: int, parameters: dict[str, Any]
+) -> list[ArtifactData]:
     """A gallery of boxes, each flatter than the one before; nothing for a single one."""
-    files = []
+    files: list[ArtifactData] = []
     for index in range(count if count > 1 else 0):
         mesh = box_mesh((0.5, 0.25, 0.3 / (1 + index)))
-        about = json.dumps({"camera": camera, "scores": {}}).encode()
+        first, *others = (_camera_file(name, size, seed, parameters) for name, size in sizes.items())
+        about = json.dumps({"camera": json.loads(first.data), "scores": {}}).encode()
         files += [
             ArtifactData(f"hypothesis_{index}.mesh", mesh_to_bytes(mesh), MEDIA_TYPE),
             ArtifactData(f"hypothesis_{index}.png", _png((32, 32), (40 * index, 120, 200)), "image/png"),
             ArtifactData(f"hypothesis_{index}.json", about, "application/json"),
+            *(replace(other, name=f"hypothesis_{index}_{other.name}") for other in others),
         ]
     return files
 
