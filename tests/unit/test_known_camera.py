@@ -13,7 +13,14 @@ from backend.contract import frames
 from backend.contract.errors import MaquetteError
 from backend.systems.command import read_camera
 from backend.systems.cupid import known_camera
-from backend.systems.cupid.flow_sampler import FlowSettings, denormalise, noisy_sample, normalise, sample_flow
+from backend.systems.cupid.flow_sampler import (
+    FlowSettings,
+    Inpainting,
+    denormalise,
+    noisy_sample,
+    normalise,
+    sample_flow,
+)
 from backend.systems.cupid.request import parse_request
 from backend.systems.cupid.structure_sampler import hold
 from backend.systems.cupid.structure_vae import SparseStructureEncoder
@@ -83,13 +90,38 @@ def test_held_channels_follow_the_path_to_what_is_known() -> None:
 
     free = sample_flow(velocity, noise, None, settings=settings).samples
     seen.clear()
-    held = sample_flow(velocity, noise, None, settings=settings, constrain=hold(known, noise, 2, 1e-5)).samples
+    once = Inpainting(hold(known, noise, 2, 1e-5), lambda: torch.zeros_like(noise), rounds=1)
+    held = sample_flow(velocity, noise, None, settings=settings, inpainting=once).samples
     assert len(seen) == 6
     for t, x in seen:
         expected = noisy_sample(known.expand(3, -1, -1, -1, -1), noise[:, 2:4], torch.tensor(t))
         torch.testing.assert_close(x[:, 2:4], expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(held[:, 2:4], known.expand(3, -1, -1, -1, -1), atol=0, rtol=0)
     torch.testing.assert_close(held[:, [0, 1, 4]], free[:, [0, 1, 4]], atol=0, rtol=0)
+
+
+def test_noisy_steps_are_tried_again_with_fresh_noise() -> None:
+    noise = torch.randn(1, 3, 2, generator=torch.Generator().manual_seed(0))
+    target = torch.full_like(noise, 2.0)
+    times: list[float] = []
+    drawn: list[torch.Tensor] = []
+
+    def fresh_noise() -> torch.Tensor:
+        drawn.append(torch.randn(noise.shape, generator=torch.Generator().manual_seed(len(drawn) + 1)))
+        return drawn[-1]
+
+    def velocity(x: torch.Tensor, t: torch.Tensor, _: object) -> torch.Tensor:
+        time = float(t[0]) / 1000
+        times.append(time)
+        if drawn and times.count(times[-1]) > 1:  # a further round: the prediction with the noise just drawn
+            torch.testing.assert_close(x[:, :2], noisy_sample(target, drawn[-1], torch.tensor(time))[:, :2])
+        return (x - target) / time
+
+    tried = Inpainting(hold(target[:, :1], noise, 2, 1e-5), fresh_noise, rounds=3)
+    settings = FlowSettings(steps=4, cfg_strength=0.0, rescale_t=1.0)
+    samples = sample_flow(velocity, noise, None, settings=settings, inpainting=tried).samples
+    assert [times.count(time) for time in (1.0, 0.75, 0.5, 0.25)] == [1, 3, 3, 1] and len(drawn) == 4
+    torch.testing.assert_close(samples, target, atol=1e-4, rtol=0)
 
 
 def test_a_part_of_the_channels_is_normalised_with_its_own_numbers() -> None:

@@ -24,6 +24,21 @@ StepCallback = Callable[[int, int, Tensor], None]
 Constraint = Callable[[Tensor, float], Tensor]
 """``constrain(x_t, t) -> x_t`` with what is known put in its place; called at every time of the sequence."""
 
+SETTLED_TIME = 0.3  # from here on a sample is nearly made, and further rounds change nothing
+
+
+@dataclass(frozen=True)
+class Inpainting:
+    """A sample of which a part is known: ``constrain`` puts it in place.
+
+    Every step is tried in ``rounds`` until ``SETTLED_TIME``: what it predicts gets ``fresh_noise()``, like x, for the
+    same time (RePaint, Lugmayr et al. 2022), so that the free part has more chances to agree with the known one.
+    """
+
+    constrain: Constraint
+    fresh_noise: Callable[[], Tensor]
+    rounds: int = 3
+
 
 @dataclass(frozen=True)
 class FlowSettings:
@@ -128,24 +143,28 @@ def sample_flow(
     settings: FlowSettings | None = None,
     on_step: StepCallback | None = None,
     keep: bool = False,
-    constrain: Constraint | None = None,
+    inpainting: Inpainting | None = None,
 ) -> FlowResult:
     """Integrate from ``noise`` [B, ...] at t = 1 to t = 0.
 
     ``on_step`` runs after every step: it reports progress and may raise to cancel. ``keep`` stores every step.
-    ``constrain`` corrects the start, what every step arrives at and so the samples.
+    With ``inpainting`` a part of x is known: at the start, wherever a step arrives, and so in the samples.
     """
     settings = settings or FlowSettings()
     times = time_sequence(settings.steps, settings.rescale_t).tolist()
-    x = noise if constrain is None else constrain(noise, times[0])
+    x = noise if inpainting is None else inpainting.constrain(noise, times[0])
     trajectory: list[Tensor] = []
     predictions: list[Tensor] = []
     for step, (t, t_next) in enumerate(zip(times[:-1], times[1:], strict=True), start=1):
         v = guided_velocity(velocity, x, t, cond, neg_cond, settings)
+        for _ in range(inpainting.rounds - 1 if inpainting is not None and SETTLED_TIME < t < 1 else 0):
+            x = noisy_sample(predicted_start(x, t, v, settings.sigma_min), inpainting.fresh_noise(), torch.tensor(t))
+            x = inpainting.constrain(x, t)
+            v = guided_velocity(velocity, x, t, cond, neg_cond, settings)
         x_0 = predicted_start(x, t, v, settings.sigma_min)
         x = x - (t - t_next) * v
-        if constrain is not None:
-            x = constrain(x, t_next)
+        if inpainting is not None:
+            x = inpainting.constrain(x, t_next)
         if keep:
             trajectory.append(x)
             predictions.append(x_0)

@@ -2,7 +2,7 @@
 
 A UV cube that is known, because the camera is, is held while the rest is sampled (inpainting): at every step its half
 of x_t is what the path to the known latent has there. Path and noise are those of the sample, so the network sees
-nothing that training did not show it.
+nothing that training did not show it. Each noisy step is tried three times, so that the shape follows the camera.
 
 Several photos of one object share the occupancy half, each has a UV half of its own (spec 10): every step runs the
 network once a photo on [occupancy | that photo's UV cube] with that photo's tokens; the occupancy moves with the mean
@@ -19,7 +19,14 @@ from torch import Tensor
 from backend.nn.attention import PreparedContext
 from backend.systems.base import Hooks
 from backend.systems.cupid.condition import Condition
-from backend.systems.cupid.flow_sampler import Constraint, denormalise, noisy_sample, sample_flow, with_steps
+from backend.systems.cupid.flow_sampler import (
+    Constraint,
+    Inpainting,
+    denormalise,
+    noisy_sample,
+    sample_flow,
+    with_steps,
+)
 from backend.systems.cupid.model import CupidModel
 
 LATENT_CHANNELS = 8  # the first half of the structure latent is occupancy, the second the UV cube
@@ -41,8 +48,12 @@ def sample_structure(
     """
     flow, settings = networks["structure_flow"], networks.settings
     side, count = flow.resolution, count or settings.hypotheses
-    noise = torch.randn((count, flow.in_channels, side, side, side), generator=generator)
-    noise = with_views(noise, len(conditions), generator).to(networks.device)
+
+    def fresh_noise() -> Tensor:
+        drawn = torch.randn((count, flow.in_channels, side, side, side), generator=generator)
+        return with_views(drawn, len(conditions), generator).to(networks.device)
+
+    noise = fresh_noise()
     shown = tuple(condition.repeated(count) for condition in conditions)
     sampler = with_steps(settings.structure_sampler, steps)
 
@@ -53,10 +64,12 @@ def sample_structure(
         views = zip(x.chunk(len(seen)), t.chunk(len(seen)), seen, strict=True)
         return with_shared_mean([flow(part, time, each) for part, time, each in views])
 
-    constrain = None if known_uv is None else hold(known_uv, noise[:count], LATENT_CHANNELS, sampler.sigma_min)
+    held = None
+    if known_uv is not None:
+        held = Inpainting(hold(known_uv, noise[:count], LATENT_CHANNELS, sampler.sigma_min), fresh_noise)
     sampled = sample_flow(
         velocity, noise, prepared(shown), prepared([each.empty() for each in shown]), sampler,
-        on_step=lambda i, n, _: hooks.step(i, n), constrain=constrain,
+        on_step=lambda i, n, _: hooks.step(i, n), inpainting=held,
     ).samples  # fmt: skip
     return decode_latents(networks, sampled, len(conditions))
 
