@@ -1,8 +1,8 @@
 """`python -m backend evaluate cupid-pose --shards DIR --out report.json`: the camera solvers on true correspondences.
 
 Occupied voxels of validation objects and their image points under the true camera, as they are, with Gaussian noise,
-and with a share of them anywhere in the picture. For each solver: median rotation and focal errors, median seconds, and
-how often it had no answer (counted as half a turn).
+and with a share of them anywhere in the picture. For each solver: median rotation and focal errors, median seconds of
+processor time, and how often it had no answer (counted as half a turn).
 """
 
 from __future__ import annotations
@@ -76,13 +76,13 @@ def measure(views: Iterable[TestView], seed: int) -> dict[str, dict[str, dict[st
         for name, case in CASES.items():
             uv = spoiled(true_uv, case, random)
             for solver, solve in SOLVERS.items():
-                started = time.perf_counter()
+                started = time.process_time()
                 try:
                     camera = solve(points, uv, occupied, 1 / resolution)
                     errors = angle(camera.world_to_camera, truth), focal_error(camera, view)
                 except (ValueError, np.linalg.LinAlgError):
                     errors = 180.0, 1.0
-                found.setdefault((name, solver), []).append((*errors, time.perf_counter() - started))
+                found.setdefault((name, solver), []).append((*errors, time.process_time() - started))
     report: dict[str, dict[str, dict[str, float]]] = {}
     for (name, solver), rows in found.items():
         rotation, focal, seconds = np.median(rows, axis=0)
