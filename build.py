@@ -5,7 +5,7 @@
     python build.py test [--tier NAME ...]        run the test tiers and print a table
     python build.py package                       build the extension zips and the static repository
     python build.py develop [--blender PATH]      link this folder into a Blender, live
-    python build.py bench                         measure transfer, import and the timer
+    python build.py bench                         measure the networks, transfer, import and the timer
 
 Every step is quick when nothing has changed: each environment keeps a stamp with the hash of what it was made from.
 """
@@ -408,7 +408,11 @@ NO_REAL_BLENDER = 4  # exit status of tests.real_blender.window where no Blender
 
 
 def command_bench(arguments: argparse.Namespace) -> int:
-    """Measure what an artist would feel: transfer, a result entering the scene, how long the timer holds Blender."""
+    """Measure what an artist would feel: transfer, a result entering the scene, how long the timer holds Blender, and
+    how quick the networks of the published size are on this machine."""
+    print("CUPID's flows at full size with random weights, against the matrix peak:", flush=True)
+    quiet = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    must_run([backend_python(), "-m", "backend.systems.cupid.bench"], "Measuring CUPID's flows", env=quiet)
     print("Blobs over the socket, MB/s:", flush=True)
     must_run([backend_python(), "-m", "backend.server.bench"], "Measuring the socket")
     print("A 50,000-triangle textured result entering Blender 4.5:", flush=True)
@@ -444,7 +448,7 @@ def main() -> int:
     develop = commands.add_parser("develop", help="link this folder into a Blender, live")
     develop.add_argument("--blender", default="blender", help="the Blender program (default: the one on the path)")
     develop.set_defaults(run=command_develop)
-    bench = commands.add_parser("bench", help="measure transfer, import and the timer")
+    bench = commands.add_parser("bench", help="measure the networks, transfer, import and the timer")
     bench.set_defaults(run=command_bench)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
