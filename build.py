@@ -193,7 +193,7 @@ TIERS: dict[str, Callable[[], TierResult]] = {
     "packaging": lambda: backend_tests("packaging", "tests/packaging"),
     "real-blender": lambda: backend_tests("real-blender", "tests/real_blender/test_install.py"),
     "window": lambda: backend_tests(
-        "window", *(f"tests/real_blender/test_{name}.py" for name in ("window", "moments", "backgrounds"))
+        "window", *(f"tests/real_blender/test_{name}.py" for name in ("window", "moments", "backgrounds", "models"))
     ),
 }
 

@@ -15,6 +15,7 @@ from ..runtime.model_manager import PUBLISHED, ModelManager, ModelPlace
 from .common import reports_failures
 
 DIALOG_WIDTH = 420
+OFFLINE = "Blender may not go online. Allow online access in the preferences' System tab, or import from a folder."
 
 
 def manager() -> ModelManager:
@@ -48,12 +49,14 @@ def install(model_id: str, accepted: bool) -> None:
     """Begin to download. Errors: `MaquetteError` licence_required, offline, or while something else is under way."""
     model = known_model(model_id)
     _require_licence(model, accepted)
-    if not bpy.app.online_access and not package.preferences().model_source.strip():
-        raise MaquetteError(
-            "offline",
-            "Blender may not go online. Allow online access in the preferences' System tab, or import from a folder.",
-        )
+    if not may_download():
+        raise MaquetteError("offline", OFFLINE)
     manager().install(model_place(), model_id, licences_of(model))
+
+
+def may_download() -> bool:
+    """Whether Blender may go online, or the artist has named a source of their own."""
+    return bpy.app.online_access or bool(package.preferences().model_source.strip())
 
 
 def import_folder(model_id: str, folder: Path, accepted: bool) -> None:
@@ -172,14 +175,18 @@ class MAQUETTE_OT_refresh_models(bpy.types.Operator):
 
 def draw_terms(layout: bpy.types.UILayout, model: ModelInfo) -> None:
     """What would be installed: from where, how large, under which licence."""
-    column = layout.column(align=True)
     for part in manager().with_needs(model) or [model]:
-        row = column.row()
-        row.label(text=f"{part.title}: {size_text(part.bytes)} from {part.source}")
+        row = layout.split(factor=0.7)
+        column = row.column(align=True)
+        column.label(text=f"{part.title}, {size_text(part.bytes)}")
+        source = column.row()
+        source.active = False
+        source.label(text=part.source.partition("@")[0])
         row.operator("wm.url_open", text=part.licence, icon="URL").url = part.licence_url
     if model.memory:
-        memory = ", ".join(f"{name} {value:g} GiB" for name, value in model.memory.items())
-        column.label(text=f"Memory for the weights: {memory}")
+        kinds = {"full": "all at once", "half": "in half precision", "offload": "a stage at a time"}
+        parts = [f"{model.memory[name]:g} GiB {text}" for name, text in kinds.items() if name in model.memory]
+        layout.label(text="Memory: " + ", ".join(parts))
 
 
 CLASSES = (

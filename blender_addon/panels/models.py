@@ -27,6 +27,8 @@ class MAQUETTE_PT_models(widgets.SidebarPanel, bpy.types.Panel):
         layout, manager = self.layout, session.get().models
         if not manager.models:
             layout.label(text="Looking" if manager.running else "Press Refresh to see what there is.")
+        elif not model_operators.may_download():
+            widgets.sentence(layout, context, model_operators.OFFLINE, "INFO")
         needed = {name for model in manager.models for name in model.needs}
         for model in manager.models:
             if model.id not in needed:
@@ -64,11 +66,14 @@ def _draw_model(box: bpy.types.UILayout, context: bpy.types.Context, manager: Mo
     if model.state == "by_hand":
         box.operator("wm.url_open", text=f"Open Page ({model.licence})", icon="URL").url = model.licence_url
         return
+    column = box.column(align=True)
     for part in manager.with_needs(model):
-        box.label(text=f"{part.title}: {model_operators.size_text(part.bytes)}, {part.licence}", icon="DOT")
+        column.label(text=f"{part.title}: {model_operators.size_text(part.bytes)}, {part.licence}", icon="DOT")
     row = box.row(align=True)
     row.enabled = not manager.running or manager.action == "list"
-    row.operator("maquette.install_model", text="Install", icon="IMPORT").model_id = model.id
+    install = row.row(align=True)
+    install.enabled = model_operators.may_download()
+    install.operator("maquette.install_model", text="Install", icon="IMPORT").model_id = model.id
     row.operator("maquette.import_model", text="", icon="FILE_FOLDER").model_id = model.id
 
 

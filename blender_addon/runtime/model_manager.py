@@ -71,7 +71,7 @@ class ModelManager:
 
     def with_needs(self, model: ModelInfo) -> list[ModelInfo]:
         """The model and what it needs, as far as they are not installed yet."""
-        parts = [part for part in map(self.find, (*model.needs, model.id)) if part is not None]
+        parts = [part for part in map(self.find, (model.id, *model.needs)) if part is not None]
         return [part for part in parts if part.bytes]
 
     def refresh(self, place: ModelPlace) -> None:

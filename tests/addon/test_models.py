@@ -72,7 +72,7 @@ def test_the_real_list_is_there_by_itself(blender: SimpleNamespace) -> None:
     pump_until(lambda: manager.models)
     cupid = manager.find("cupid")
     assert cupid.state == "absent" and cupid.licence == "MIT" and 5e9 < cupid.bytes < 7e9
-    assert [part.id for part in manager.with_needs(cupid)] == ["dinov2_vitl14_reg", "cupid"]
+    assert [part.id for part in manager.with_needs(cupid)] == ["cupid", "dinov2_vitl14_reg"]
     assert not manager.installed("cupid") and manager.failure is None
 
 
