@@ -181,6 +181,8 @@ def blender_tests(name: str, version: str, *paths: str) -> TierResult:
     return run_pytest(name, bpy_python(version), *paths, env={"BLENDER_USER_RESOURCES": str(resources)})
 
 
+WINDOW_TESTS = ("window", "moments", "backgrounds", "models", "occluder")
+
 TIERS: dict[str, Callable[[], TierResult]] = {
     "lint": lambda: run_check("lint", [backend_python(), "-m", "ruff", "check", "."]),
     "types": lambda: run_check("types", [backend_python(), "-m", "mypy", "backend/contract", "backend/jobs"]),
@@ -193,7 +195,7 @@ TIERS: dict[str, Callable[[], TierResult]] = {
     "packaging": lambda: backend_tests("packaging", "tests/packaging"),
     "real-blender": lambda: backend_tests("real-blender", "tests/real_blender/test_install.py"),
     "window": lambda: backend_tests(
-        "window", *(f"tests/real_blender/test_{name}.py" for name in ("window", "moments", "backgrounds", "models"))
+        "window", *(f"tests/real_blender/test_{name}.py" for name in WINDOW_TESTS)
     ),
 }
 

@@ -29,7 +29,6 @@ class MAQUETTE_OT_paint_mask(_MaskOperator, bpy.types.Operator):
     bl_idname = "maquette.paint_mask"
     bl_label = "Paint over the Photo"
     bl_description = "Paint white over the photo, in an Image Editor; Done brings back what was there before"
-    bl_options = {"REGISTER", "UNDO"}
 
     @classmethod
     def description(cls, context: bpy.types.Context, properties: bpy.types.OperatorProperties) -> str:
@@ -39,6 +38,9 @@ class MAQUETTE_OT_paint_mask(_MaskOperator, bpy.types.Operator):
     @reports_failures
     def execute(self, context: bpy.types.Context) -> set[str]:
         image = mask_images.ensure_mask_image(settings_of(context.scene, self.target), self.kind)
+        # Not by UNDO in bl_options: that step would be taken in the paint mode entered below, as one of painted pixels,
+        # of which there are none, and Blender 4.3 crashes on that.
+        bpy.ops.ed.undo_push(message=self.bl_label)
         paint_view.enter(context.window, context.area, image)
         return {"FINISHED"}
 

@@ -18,6 +18,7 @@ from . import mask_images
 logger = logging.getLogger(__name__)
 
 KEPT = "maquette_painting"  # property of a screen: what `leave` brings back
+TAB = "Maquette"  # `widgets.CATEGORY`, which panels know
 PHOTO_ALPHA = 0.6  # of the photo over the mask: paint shows through it clearly, and so does the photo
 WHITE, BLACK = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
 # Where the displayed picture's corners (left bottom, right bottom, right top, left top) lie in the stored one, by EXIF
@@ -144,7 +145,7 @@ def _draw() -> None:
 
 
 def _fit_view(window: bpy.types.Window, area: bpy.types.Area) -> None:
-    """Show the whole picture. The region has its size only after a redraw, so this is asked for once more then."""
+    """Show the whole picture and our tab beside it. Both are there only after a redraw, so this waits for one."""
 
     def fit() -> None:
         region = next((each for each in area.regions if each.type == "WINDOW"), None)
@@ -153,9 +154,13 @@ def _fit_view(window: bpy.types.Window, area: bpy.types.Area) -> None:
         with bpy.context.temp_override(window=window, area=area, region=region):
             if bpy.ops.image.view_all.poll():
                 bpy.ops.image.view_all(fit_view=True)
+        sidebar = next((each for each in area.regions if each.type == "UI"), None)
+        if sidebar is not None and sidebar.active_panel_category not in ("", "UNSUPPORTED"):
+            sidebar.active_panel_category = TAB
+            area.tag_redraw()
 
     if not bpy.app.background:
-        bpy.app.timers.register(fit, first_interval=0.05)
+        bpy.app.timers.register(fit, first_interval=0.3)
 
 
 def _paint_settings(scene: bpy.types.Scene) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""A photo with something in front of the object: what is hidden is unknown, completed, and takes colours that are seen."""
+"""A photo with something in front of the object: what is hidden is unknown, completed, coloured from what is seen."""
 
 import io
 import json
