@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import requests
@@ -45,8 +46,11 @@ def install_model(
     plan = _plan(root, model, everything)
     with _one_at_a_time(root), requests.Session() as session:
         check_space(root, sum(file.expected_bytes - _part_bytes(root, part, file) for part, file in plan))
-        _bring(plan, root, watch, listener, lambda part, file, target, inner: download_file(
-            part.address(file, source), target, file, inner, session))  # fmt: skip
+
+        def bring_one(part: CatalogModel, file: CatalogFile, target: Path, inner: Watch) -> None:
+            download_file(part.address(file, source), target, file, inner, session)
+
+        _bring(plan, root, watch, listener, bring_one)
 
 
 def import_model(
@@ -76,8 +80,11 @@ def import_model(
     places = {(part.id, file.path): place for part, file, place in plan}
     with _one_at_a_time(root):
         check_space(root, sum(place.stat().st_size for place in places.values() if not _same_disk(place, root)))
-        _bring([(part, file) for part, file, _ in plan], root, watch, listener, lambda part, file, target, inner:
-               import_file(places[part.id, file.path], target, file, inner))  # fmt: skip
+
+        def bring_one(part: CatalogModel, file: CatalogFile, target: Path, inner: Watch) -> None:
+            import_file(places[part.id, file.path], target, file, inner)
+
+        _bring([(part, file) for part, file, _ in plan], root, watch, listener, bring_one)
     return tuple(left)
 
 
@@ -116,10 +123,14 @@ def _bring(
     for part, file in plan:
         name, done = Path(file.path).name, before
         listener(name, done, total)
-        inner = Watch(lambda count, name=name, done=done: listener(name, done + count, total), watch.cancelled)
+        inner = Watch(partial(_told, listener, name, done, total), watch.cancelled)
         bring_one(part, file, root / part.id / file.path, inner)
         before += file.expected_bytes
     listener("", total, total)
+
+
+def _told(listener: Listener, name: str, before: int, total: int, count: int) -> None:
+    listener(name, before + count, total)
 
 
 def _find(folder: Path, model: CatalogModel, file: CatalogFile) -> Path | None:
