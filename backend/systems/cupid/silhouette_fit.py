@@ -33,8 +33,8 @@ EVALUATIONS = 260  # of the cost, a blur
 OUTSIDE = 0.6  # voxels of the picture: a voxel seen this far outside the silhouette is dropped
 LEAST_IOU = 0.2  # below it the camera shows the object somewhere else, and no voxel is touched
 BELIEVED_IOU = 0.7  # from which on the camera of a further photo may take voxels away
-COVERED = 0.95  # of every silhouette is still filled by the visual hull of views that belong together: with cameras
-# 15 degrees off in nine of ten cases, 45 degrees off in half of them (16 validation objects)
+COVERED = 0.97  # of every silhouette is still filled by the visual hull of views that belong together: with cameras
+# 15 degrees off in three of four cases, 45 degrees off in four of ten (16 validation objects)
 ATTACHED = 2.0  # logits that a voxel's distance from the shape, in voxels, weighs when rays are filled: no crumbs
 CLOSED = 3  # voxels: gaps in the surface up to about twice as wide are closed
 KEPT_SHARE = 0.3  # of the voxels; if carving would leave less, the shape is left as it is
@@ -42,13 +42,17 @@ KEPT_SHARE = 0.3  # of the voxels; if carving would leave less, the shape is lef
 
 @dataclass(frozen=True)
 class SilhouetteFit:
-    """The fitted ``camera`` and ``occupied`` [R,R,R]; IoU of the voxels' silhouette as solved, moved, and reshaped."""
+    """The fitted ``camera`` and ``occupied`` [R,R,R]; IoU of the voxels' silhouette as solved, moved, and reshaped.
+
+    Of several photos, a view that contradicts the first ones does not agree.
+    """
 
     camera: Camera
     occupied: np.ndarray
     iou_solved: float
     iou_moved: float
     iou_reshaped: float
+    agrees: bool = True
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def fit_silhouettes(
     resolution = logits.shape[0]
     points = (np.argwhere(occupied) + 0.5) / resolution - 0.5
     found: list[tuple[Camera, float, float]] = []
-    carving: list[tuple[Camera, Outline]] = []
+    carving: dict[int, tuple[Camera, Outline]] = {}
     for index, (camera, outline) in enumerate(zip(cameras, outlines, strict=True)):
         solved = overlap(points, camera, outline, resolution)
         better = camera if known_first and index == 0 else _move(points, camera, outline, resolution)
@@ -104,13 +108,16 @@ def fit_silhouettes(
         if moved < LEAST_IOU:
             moved, better = solved, camera
         elif index == 0 or moved >= BELIEVED_IOU:
-            carving.append((better, outline))
+            carving[index] = better, outline
         found.append((better, solved, moved))
-    reshaped = _reshape(logits, carving)
+    reshaped, agreeing = _reshape(logits, list(carving.values()))
+    contrary = {index for index, agrees in zip(carving, agreeing, strict=True) if not agrees and index > 0}
     points = (np.argwhere(reshaped) + 0.5) / resolution - 0.5
     return [
-        SilhouetteFit(camera, reshaped, solved, moved, overlap(points, camera, outline, resolution))
-        for (camera, solved, moved), outline in zip(found, outlines, strict=True)
+        SilhouetteFit(
+            camera, reshaped, solved, moved, overlap(points, camera, outline, resolution), index not in contrary
+        )
+        for index, ((camera, solved, moved), outline) in enumerate(zip(found, outlines, strict=True))
     ]
 
 
@@ -262,23 +269,29 @@ class _SeenGrid:
         return float((shown & self.outline.mask).sum() / max(self.outline.mask.sum(), 1))
 
 
-def _reshape(logits: np.ndarray, views: Sequence[tuple[Camera, Outline]]) -> np.ndarray:
-    """The most likely occupancy whose silhouettes are those of ``views``; one that takes too much is left out."""
+def _reshape(logits: np.ndarray, views: Sequence[tuple[Camera, Outline]]) -> tuple[np.ndarray, list[bool]]:
+    """The most likely occupancy whose silhouettes are those of ``views``, and which of these were used.
+
+    A view is left out that takes too much, or whose hull with those before it leaves holes in a silhouette.
+    """
     points = (np.argwhere(np.ones_like(logits, bool)) + 0.5) / logits.shape[0] - 0.5
     likely = logits.reshape(-1)
-    allowed, used = np.ones(len(points), bool), []
+    allowed, used, agreeing = np.ones(len(points), bool), [], []
     for camera, outline in views:
         view = _SeenGrid.of(points, camera, outline, logits.shape[0])
         both = allowed & view.allowed()
         enough = ((likely > 0) & both).sum() >= KEPT_SHARE * (likely > 0).sum()
-        if enough and (not used or all(each.covered(points[both]) >= COVERED for each in (*used, view))):
+        agreeing.append(
+            bool(enough and (not used or all(each.covered(points[both]) >= COVERED for each in (*used, view))))
+        )
+        if agreeing[-1]:
             allowed, used = both, [*used, view]
     if not used:
-        return logits > 0
+        return logits > 0, agreeing
     kept = (likely > 0) & allowed
     for view in used:
         _fill_rays(kept, allowed, logits, points, view)
-    return _closed_shell(kept.reshape(logits.shape), allowed.reshape(logits.shape))
+    return _closed_shell(kept.reshape(logits.shape), allowed.reshape(logits.shape)), agreeing
 
 
 def _fill_rays(

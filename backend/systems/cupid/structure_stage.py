@@ -41,7 +41,7 @@ class SolvedCamera:
     """`crop` camera or None; `intrinsics` [3,3] of the full picture; `message` says what to think of it.
 
     `residual_px` is the solver's; `outline` the silhouettes' IoU under a camera that was fitted to the photo's, or
-    that is known.
+    that is known. Of several photos, one whose outline contradicts the first ones' does not agree.
     """
 
     crop: Camera | None
@@ -49,11 +49,12 @@ class SolvedCamera:
     residual_px: float | None
     message: str
     outline: float | None = None
+    agrees: bool = True
 
     @property
     def trusted(self) -> bool:
         """A fitted or known camera is judged by the outline it leads to, any other by its residual."""
-        if self.crop is None:
+        if self.crop is None or not self.agrees:
             return False
         return self.crop.trusted if self.outline is None else self.outline >= TRUSTED_OUTLINE
 
@@ -217,11 +218,14 @@ def fitted(
 
 def _moved(camera: SolvedCamera, fit: SilhouetteFit, photo: Photo) -> SolvedCamera:
     """The camera after its fit."""
-    message = "" if fit.iou_moved >= TRUSTED_OUTLINE else (
-        f"The camera is uncertain (the outlines overlap by {100 * fit.iou_moved:.0f} %); check it or try another seed."
-    )
+    message = ""
+    if fit.iou_moved < TRUSTED_OUTLINE:
+        share = f"{100 * fit.iou_moved:.0f} %"
+        message = f"The camera is uncertain (the outlines overlap by {share}); check it or try another seed."
+    elif not fit.agrees:
+        message = "The camera is uncertain (the outline contradicts the other photos'); check it or try another seed."
     intrinsics = uncrop_intrinsics(fit.camera.intrinsics, photo.box)
-    return SolvedCamera(fit.camera, intrinsics, camera.residual_px, message, fit.iou_moved)
+    return SolvedCamera(fit.camera, intrinsics, camera.residual_px, message, fit.iou_moved, fit.agrees)
 
 
 def solve_camera(
