@@ -197,7 +197,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--weights", default="mini")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)
-    parameters = {"seed": options.seed, "steps": options.steps, "weights": options.weights}
+    # Nothing here looks at the texture, so the smallest will do.
+    parameters = {"seed": options.seed, "steps": options.steps, "weights": options.weights, "texture_size": 256}
     try:
         found = subjects(options.shards, options.split, options.photos, options.limit)
         report = evaluate(found, cupid_answer(parameters), options.photos)
