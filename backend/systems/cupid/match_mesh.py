@@ -130,11 +130,13 @@ def read_mesh(data: bytes) -> ArtistMesh:
         surface = sample_surface(mesh, SAMPLES)
     except ValueError as error:
         raise MaquetteError("bad_input", str(error)) from error
-    used = np.asarray(mesh.vertices, np.float64)[np.unique(mesh.faces)]
+    used = np.zeros(len(mesh.vertices), bool)
+    used[mesh.faces.reshape(-1)] = True
     extents = np.sqrt(np.linalg.eigvalsh(np.cov(surface.points.T)).clip(0.0))
     if extents[0] <= FLAT * extents[2]:
         raise MaquetteError("bad_input", "The mesh is flat, so its camera is not certain; choose one that has depth.")
-    low, high = used.min(axis=0), used.max(axis=0)
+    shown = mesh.vertices[used].astype(np.float64)
+    low, high = shown.min(axis=0), shown.max(axis=0)
     middle, side = (low + high) / 2, float((high - low).max())
     order = np.random.default_rng(0).permutation(len(surface))  # every first part is a fair sample of the whole
     colors = None if surface.colors is None else surface.colors[order]
@@ -246,7 +248,9 @@ def light_mesh(mesh: MeshData) -> MeshData:
     _, first, merged = np.unique(key, return_index=True, return_inverse=True)
     faces = merged[mesh.faces].astype(np.int32)
     proper = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 0] != faces[:, 2])
-    faces = np.unique(np.sort(faces[proper], axis=1), axis=0).astype(np.int32)  # drawn from both sides
+    faces = np.sort(faces[proper], axis=1).astype(np.int64)  # drawn from both sides
+    _, once = np.unique((faces[:, 0] * len(first) + faces[:, 1]) * len(first) + faces[:, 2], return_index=True)
+    faces = faces[once].astype(np.int32)
     colors = None if mesh.colors is None else mesh.colors[first]
     return MeshData(mesh.vertices[first], faces, None, colors)
 
