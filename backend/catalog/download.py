@@ -16,12 +16,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
-
-import requests
+from typing import TYPE_CHECKING, BinaryIO
 
 from backend.catalog.catalog import SMALL_FILE_BYTES, CatalogFile
 from backend.contract.errors import Cancelled, MaquetteError
+
+if TYPE_CHECKING:
+    import requests
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,8 @@ def download_file(url: str, target: Path, file: CatalogFile, watch: Watch, sessi
     Errors: `MaquetteError` offline, disk_full, bad_input (wrong size or checksum), `Cancelled`. After a cancel or a cut
     the bytes stay for the next try; after a wrong checksum they are gone.
     """
+    import requests  # a second on a cold start, which the server need not wait for
+
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + PART_SUFFIX)
     failures, before, checksum = 0, -1, file.sha256

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-import requests
-
 from backend.catalog.catalog import CatalogFile, CatalogModel, missing_files, with_needs
 from backend.catalog.download import PART_SUFFIX, Watch, check_space, download_file, import_file
 from backend.contract.errors import MaquetteError
@@ -43,6 +41,8 @@ def install_model(
 
     Errors: `MaquetteError` offline, disk_full, bad_input; `Cancelled`. What arrived stays for the next try.
     """
+    import requests  # see download.py
+
     plan = _plan(root, model, everything)
     with _one_at_a_time(root), requests.Session() as session:
         check_space(root, sum(file.expected_bytes - _part_bytes(root, part, file) for part, file in plan))
