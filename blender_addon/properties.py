@@ -118,9 +118,36 @@ class MaquetteCreateSettings(_JobSettings, bpy.types.PropertyGroup):
         min=1,
         max=8,
     )
+    triangles: IntProperty(
+        name="Triangles",
+        description="Simplify the mesh to about this many triangles; 0 leaves them as made",
+        default=0,
+        min=0,
+        max=2_000_000,
+    )
+    texture_size: EnumProperty(
+        name="Texture",
+        description="Width and height of the texture",
+        items=[(str(size), f"{size} px", f"{size} x {size} pixels") for size in (512, 1024, 2048, 4096)],
+        default="1024",
+    )
+    normal_map: BoolProperty(
+        name="Normal Map",
+        description="Bake the shading of the detailed mesh for the simplified one; needs a number of triangles",
+    )
+    pivot: EnumProperty(
+        name="Origin",
+        description="Where the object has its origin",
+        items=[
+            ("cube", "As Made", "The middle of the cube the object was made in"),
+            ("base", "Underside", "The middle of the underside, for things that stand"),
+            ("centre", "Centre", "The middle of the object's box"),
+        ],
+    )
+    splats: BoolProperty(name="Splats", description="Also make Gaussian splats, shown in the object's place")
     match_camera: BoolProperty(
         name="Match the Picture",
-        description="Move the scene's camera to where the picture was taken; makes one if there is none",
+        description="Move the scene's camera to where the picture was taken; several photos get a camera each",
         default=True,
     )
 

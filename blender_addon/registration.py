@@ -14,6 +14,7 @@ from .operators import painting as painting_operators
 from .operators import photos as photo_operators
 from .operators import report as report_operators
 from .operators import setup as setup_operators
+from .operators import splats as splat_operators
 from .panels import compose as compose_panels
 from .panels import create as create_panels
 from .panels import jobs as job_panels
@@ -37,6 +38,7 @@ CLASSES = (
     *setup_operators.CLASSES,
     *model_operators.CLASSES,
     *report_operators.CLASSES,
+    *splat_operators.CLASSES,
     *setup_panels.CLASSES,
     *create_panels.CLASSES,
     *photo_panels.CLASSES,
@@ -53,6 +55,7 @@ def register() -> None:
     for cls in CLASSES:
         bpy.utils.register_class(cls)
     properties.attach()
+    splat_operators.attach()
     painting_panels.attach()
     compose_properties.attach()
     session.open_session(job_operators.apply_from_timer)
@@ -65,6 +68,7 @@ def unregister() -> None:
     session.close_session()
     compose_properties.detach()
     painting_panels.detach()
+    splat_operators.detach()
     properties.detach()
     for cls in reversed(CLASSES):
         bpy.utils.unregister_class(cls)

@@ -1,8 +1,7 @@
-"""Write a mesh as binary glTF 2.0 (GLB): y up, vertex colours or a texture, standard library and numpy only.
+"""Write a mesh as binary glTF 2.0 (GLB): y up, vertex colours or textures, standard library and numpy only.
 
 The object stands in the cube z up inside; glTF is y up, so (x, y, z) becomes (x, z, -y). Vertex colours are linear in
-glTF,
-textures are sRGB.
+glTF, textures are sRGB, and a normal map holds tangent space normals with green up, as glTF wants them.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import numpy as np
 
 from backend.contract.frames import Y_UP_TO_Z_UP
 from backend.contract.meshes import MeshData
+from backend.rendering.tangent_space import angle_normals
 from backend.rendering.views import vertex_normals
 
 MEDIA_TYPE = "model/gltf-binary"
@@ -100,7 +100,8 @@ def _add_primitive(buffer: _Buffer, document: dict[str, Any], mesh: MeshData, na
     if len(mesh.faces) == 0:
         raise ValueError("a GLB needs at least one triangle")
     vertices = np.asarray(mesh.vertices, np.float32)
-    normals = vertex_normals(vertices, mesh.faces)
+    # A normal map counts from the normals it was baked on, which weight faces by angle as Blender does.
+    normals = angle_normals(vertices, mesh.faces) if mesh.normal_map else vertex_normals(vertices, mesh.faces)
     faces = np.asarray(mesh.faces, np.uint32)
     colors = None if mesh.colors is None else srgb_to_linear(np.asarray(mesh.colors))
     uvs = None
@@ -122,12 +123,9 @@ def _add_primitive(buffer: _Buffer, document: dict[str, Any], mesh: MeshData, na
     if uvs is not None:
         flipped = np.stack([uvs[:, 0], 1.0 - uvs[:, 1]], axis=1).astype("<f4")  # glTF's v runs down
         attributes["TEXCOORD_0"] = buffer.add_accessor(flipped, _FLOAT, "VEC2", _ARRAY_BUFFER)
-        document.setdefault("samplers", [{"magFilter": 9729, "minFilter": 9729}])
-        images = document.setdefault("images", [])
-        textures = document.setdefault("textures", [])
-        images.append({"bufferView": buffer.add_view(mesh.texture), "mimeType": "image/png"})
-        textures.append({"source": len(images) - 1, "sampler": 0})
-        material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": len(textures) - 1}
+        material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": _add_texture(buffer, document, mesh.texture)}
+        if mesh.normal_map:
+            material["normalTexture"] = {"index": _add_texture(buffer, document, mesh.normal_map)}
     elif colors is not None:
         attributes["COLOR_0"] = buffer.add_accessor(
             colors, _UNSIGNED_SHORT, "VEC4", _ARRAY_BUFFER, normalized=True
@@ -135,6 +133,15 @@ def _add_primitive(buffer: _Buffer, document: dict[str, Any], mesh: MeshData, na
     indices = buffer.add_accessor(faces.reshape(-1, 1).astype("<u4"), _UNSIGNED_INT, "SCALAR", _ELEMENT_BUFFER)
     document["materials"].append(material)
     return {"attributes": attributes, "indices": indices, "material": len(document["materials"]) - 1}
+
+
+def _add_texture(buffer: _Buffer, document: dict[str, Any], png: bytes) -> int:
+    """Append a PNG to `buffer` and `document`; returns the texture's index."""
+    document.setdefault("samplers", [{"magFilter": 9729, "minFilter": 9729}])
+    images, textures = document.setdefault("images", []), document.setdefault("textures", [])
+    images.append({"bufferView": buffer.add_view(png), "mimeType": "image/png"})
+    textures.append({"source": len(images) - 1, "sampler": 0})
+    return len(textures) - 1
 
 
 def srgb_to_linear(colors: np.ndarray) -> np.ndarray:

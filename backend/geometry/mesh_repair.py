@@ -39,6 +39,8 @@ def repair(vertices: np.ndarray, faces: np.ndarray) -> Repaired:
     kept = proper_faces(before, faces)
     if not len(kept):
         return Repaired(before, faces, np.arange(len(before)))
+    if not is_closed(kept):
+        kept = without_twins(kept)
     kept = without_hidden_parts(before, without_crumbs(before, kept))
     points, kept = fill_holes(before, wound_outward(before, kept))
     used = np.unique(kept)
@@ -55,16 +57,20 @@ def face_areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def proper_faces(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """The faces [F',3] that have an area, finite corners and no twin. Twins that face opposite ways both stay."""
+    """The faces [F',3] that have an area and finite corners."""
     finite = np.isfinite(vertices).all(axis=1)
     if not finite.any():
         return faces[:0]
     kept = faces[finite[faces].all(axis=1)]
     size = max(float(np.ptp(vertices[finite], axis=0).max()), 1e-9)
     named_once = (kept[:, 0] != kept[:, 1]) & (kept[:, 1] != kept[:, 2]) & (kept[:, 2] != kept[:, 0])
-    kept = kept[named_once & (face_areas(vertices, kept) > LEAST_AREA * size * size)]
-    turn = (kept.argmin(axis=1)[:, None] + np.arange(3)) % 3
-    return kept[np.sort(np.unique(np.take_along_axis(kept, turn, axis=1), axis=0, return_index=True)[1])]
+    return kept[named_once & (face_areas(vertices, kept) > LEAST_AREA * size * size)]
+
+
+def without_twins(faces: np.ndarray) -> np.ndarray:
+    """The faces, each once. Two that face opposite ways both stay."""
+    turn = (faces.argmin(axis=1)[:, None] + np.arange(3)) % 3
+    return faces[np.sort(np.unique(np.take_along_axis(faces, turn, axis=1), axis=0, return_index=True)[1])]
 
 
 def parts(faces: np.ndarray, count: int) -> np.ndarray:
@@ -114,7 +120,7 @@ def hidden_faces(vertices: np.ndarray, faces: np.ndarray, grid: int = GRID) -> n
 def wound_outward(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """The faces, turned where needed so that neighbours agree and every closed part encloses a positive volume."""
     faces = faces.copy()
-    if not _consistent(faces):
+    if not is_closed(faces) and not _consistent(faces):  # touching parts may share an edge and still agree
         turned = _disagreeing(faces)
         faces[turned] = faces[turned, ::-1]
     part = parts(faces, len(vertices))

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 GHOST = 0.3
 OVERLAY_SIDE = 768  # pixels of the longer side of each half
-KEPT = ("asset.glb", "thumbnail.png", "report.json")
+KEPT = ("asset.glb", "splats.ply", "thumbnail.png", "report.json")
 NO_MASK = "none"  # for a photo among several that needs none
 
 
@@ -95,6 +95,11 @@ def main(arguments: Sequence[str]) -> int:
         help="known camera of the picture in the object's unit cube: JSON with world_to_camera [4,4] and intrinsics "
         "[3,3], a camera.json for example",
     )  # fmt: skip
+    parser.add_argument("--triangles", type=int, help="budget of the mesh; default: as many as there are")
+    parser.add_argument("--texture-size", type=int, help="pixels a side of the texture; default: 1024")
+    parser.add_argument("--normal-map", action="store_true", help="with --triangles: what they cannot show")
+    parser.add_argument("--splats", action="store_true", help="write splats.ply, Gaussian splats of the object")
+    parser.add_argument("--pivot", help="origin of the GLB: cube, base or centre; default: cube, the object's own")
     options = parser.parse_args(arguments)
     images = [_read(path) for path in options.image]
     scene = options.task == scene_command.TASK
@@ -105,6 +110,8 @@ def main(arguments: Sequence[str]) -> int:
         inputs = photo_inputs(images, options.mask)
     names = ("seed", "steps", "weights", "config", "focal", "profile")
     parameters = {name: getattr(options, name) for name in names}
+    finish = {name: getattr(options, name) for name in ("triangles", "texture_size", "normal_map", "splats", "pivot")}
+    parameters |= {name: value for name, value in finish.items() if value}
     if options.camera:
         parameters["camera"] = read_camera(options.camera)
     system = registry.get_system(options.system)

@@ -22,6 +22,7 @@ from . import photos
 from .mask_files import mask_files
 
 TASK = "image_to_3d"
+LEAST_TRIANGLES = 100  # that the backend takes
 WEIGHTS = "mini"  # where the panel offers no choice
 
 
@@ -31,8 +32,21 @@ def create_job(scene: bpy.types.Scene) -> JobRecord:
     inspect_picture(picture_path(settings))
     intent = intent_of(scene, settings, "CAMERA" if settings.match_camera else "NONE")
     further = photos.further_inputs(settings)
-    record = record_of(settings, intent, {"hypotheses": settings.variants} if settings.variants > 1 else {})
+    variants = {"hypotheses": settings.variants} if settings.variants > 1 else {}
+    record = record_of(settings, intent, variants | finish_parameters(settings))
     return submit_record(dataclasses.replace(record, more_inputs=record.more_inputs | further))
+
+
+def finish_parameters(settings: bpy.types.PropertyGroup) -> dict[str, Any]:
+    """What the Create panel says about mesh, texture and splats, as far as it differs from how they are made."""
+    asked = {
+        "triangles": max(settings.triangles, LEAST_TRIANGLES) if settings.triangles else None,
+        "texture_size": int(settings.texture_size) if settings.texture_size != "1024" else None,
+        "normal_map": settings.normal_map and settings.triangles > 0,
+        "pivot": settings.pivot if settings.pivot != "cube" else None,
+        "splats": settings.splats,
+    }
+    return {name: value for name, value in asked.items() if value}
 
 
 def match_job(scene: bpy.types.Scene) -> JobRecord:
@@ -112,6 +126,11 @@ def restore_inputs(scene: bpy.types.Scene, provenance: dict[str, Any]) -> None:
     else:
         settings.match_camera = intent.move == "CAMERA"
         settings.variants = int(parameters.get("hypotheses", 1))
+        settings.triangles = int(parameters.get("triangles", 0))
+        settings.texture_size = str(parameters.get("texture_size", 1024))
+        settings.normal_map = bool(parameters.get("normal_map", False))
+        settings.splats = bool(parameters.get("splats", False))
+        settings.pivot = parameters.get("pivot", "cube")
         photos.restore_photos(settings, provenance.get("more_inputs", {}))
     if provenance.get("system") in [item[0] for item in _engines()]:
         settings.engine = provenance["system"]

@@ -44,6 +44,14 @@ class MAQUETTE_PT_create_more(widgets.SidebarPanel, bpy.types.Panel):
         column.prop(settings, "seed")
         column.prop(settings, "steps")
         column.prop(settings, "variants")
+        column.prop(settings, "triangles")
+        column.prop(settings, "texture_size")
+        column.prop(settings, "pivot")
+        more = column.column(heading="Make")
+        row = more.row()
+        row.enabled = settings.triangles > 0
+        row.prop(settings, "normal_map")
+        more.prop(settings, "splats")
         camera = column.column(heading="Picture")
         camera.enabled = settings.match_camera
         camera.prop(settings, "show_background")

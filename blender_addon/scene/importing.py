@@ -6,12 +6,15 @@ Positions and corners are set as attributes: the same through `vertices` and `lo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import bpy
 import numpy as np
 
 from ...backend.contract.meshes import MeshData
 from . import compat
 
+UV_MAP = "UVMap"
 ROUGHNESS = 0.7  # the systems bake light-free colour; a middling surface looks right under most lights
 
 
@@ -30,9 +33,12 @@ def object_bounds(item: bpy.types.Object) -> np.ndarray:
     return np.stack([corners.min(axis=0), corners.max(axis=0)]) if len(corners) else np.zeros((2, 3))
 
 
-def build_mesh(name: str, mesh: MeshData, scale: float = 1.0) -> bpy.types.Mesh:
-    """A Blender mesh, `scale` times as large, smooth, with UVs, colours, packed texture and material if there are any.
+def build_mesh(
+    name: str, mesh: MeshData, scale: float = 1.0, origin: Sequence[float] = (0.0, 0.0, 0.0)
+) -> bpy.types.Mesh:
+    """A Blender mesh, `scale` times as large, smooth, with UVs, colours, packed textures and material if there are any.
 
+    `origin` is the point of the scaled mesh that becomes its origin.
     Triangles that name a vertex twice are left out: Blender's mesh tools may crash on them.
     """
     faces = np.ascontiguousarray(mesh.faces, np.int32)
@@ -42,7 +48,7 @@ def build_mesh(name: str, mesh: MeshData, scale: float = 1.0) -> bpy.types.Mesh:
     result.vertices.add(len(mesh.vertices))
     result.loops.add(faces.size)
     result.polygons.add(len(faces))
-    positions = (np.asarray(mesh.vertices, np.float32) * np.float32(scale)).ravel()
+    positions = (np.asarray(mesh.vertices, np.float32) * np.float32(scale) - np.asarray(origin, np.float32)).ravel()
     for attribute, field, values in (("position", "vector", positions), (".corner_vert", "value", faces.ravel())):
         if values.size:  # an empty mesh has no attributes
             result.attributes[attribute].data.foreach_set(field, values)
@@ -50,7 +56,7 @@ def build_mesh(name: str, mesh: MeshData, scale: float = 1.0) -> bpy.types.Mesh:
     result.shade_smooth()
     if mesh.uvs is not None:
         uvs = np.ascontiguousarray(mesh.uvs.reshape(-1, 3, 2)[proper], np.float32)
-        result.uv_layers.new(name="UVMap", do_init=False).uv.foreach_set("vector", uvs.ravel())
+        result.uv_layers.new(name=UV_MAP, do_init=False).uv.foreach_set("vector", uvs.ravel())
     if mesh.colors is not None:
         colors = result.color_attributes.new("Color", "BYTE_COLOR", "POINT")
         colors.data.foreach_set("color_srgb", (mesh.colors.astype(np.float32) / np.float32(255)).ravel())
@@ -83,7 +89,20 @@ def _material(name: str, mesh: MeshData) -> bpy.types.Material:
         return material
     source.location = (shader.location.x - 320, shader.location.y)
     tree.links.new(source.outputs["Color"], shader.inputs["Base Color"])
+    if mesh.normal_map and mesh.uvs is not None:
+        _add_normal_map(tree, shader, packed_image(f"{name} Normal", mesh.normal_map))
     return material
+
+
+def _add_normal_map(tree: bpy.types.NodeTree, shader: bpy.types.Node, image: bpy.types.Image) -> None:
+    """Have `shader` use the tangent space normals of `image` on the mesh's UV map."""
+    image.colorspace_settings.name = "Non-Color"
+    source, normal = tree.nodes.new("ShaderNodeTexImage"), tree.nodes.new("ShaderNodeNormalMap")
+    source.image, normal.uv_map = image, UV_MAP
+    source.location = (shader.location.x - 560, shader.location.y - 320)
+    normal.location = (shader.location.x - 240, shader.location.y - 320)
+    tree.links.new(source.outputs["Color"], normal.inputs["Color"])
+    tree.links.new(normal.outputs["Normal"], shader.inputs["Normal"])
 
 
 def packed_image(name: str, png: bytes) -> bpy.types.Image:

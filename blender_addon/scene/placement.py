@@ -50,6 +50,20 @@ def without_scale(matrix: np.ndarray) -> np.ndarray:
     return result
 
 
+def pivot_point(bounds: np.ndarray, pivot: str) -> np.ndarray:
+    """The point [3] of an object with `bounds` [2,3] that `pivot` names: cube (its own origin), base or centre."""
+    centre = (bounds[0] + bounds[1]) / 2
+    points = {"cube": np.zeros(3), "base": np.array([centre[0], centre[1], bounds[0, 2]]), "centre": centre}
+    return points[pivot]
+
+
+def translation(shift: np.ndarray) -> np.ndarray:
+    """The matrix [4,4] that moves by `shift` [3]."""
+    matrix = np.eye(4)
+    matrix[:3, 3] = shift
+    return matrix
+
+
 def camera_matrix(world_to_camera: np.ndarray, scale: float, object_to_world: np.ndarray) -> np.ndarray:
     """Blender's `matrix_world` [4,4] of the camera that sees the placed object as `world_to_camera` [4,4] saw it.
 

@@ -111,3 +111,26 @@ def test_a_textured_mesh_needs_no_vertex_colours(blender):
     assert shader.inputs["Metallic"].default_value == 0.0
     assert not link.from_node.inputs["Vector"].is_linked  # without a link: the mesh's active UV map
     assert mesh.uv_layers.active.name == "UVMap" and mesh.uv_layers["UVMap"].active_render
+
+
+def test_a_normal_map_is_no_colour(blender):
+    meshes = contract("meshes")
+    data = grid_mesh(2)
+    wire = meshes.mesh_to_bytes(meshes.MeshData(data.vertices, data.faces, data.uvs, None, png(), png(64)))
+    material = module("scene.importing").build_mesh("m", meshes.mesh_from_bytes(wire)).materials[0]
+    shader = next(node for node in material.node_tree.nodes if node.type == "BSDF_PRINCIPLED")
+    (link,) = shader.inputs["Normal"].links
+    assert link.from_node.type == "NORMAL_MAP" and link.from_node.space == "TANGENT"
+    assert link.from_node.uv_map == "UVMap"
+    (source,) = link.from_node.inputs["Color"].links
+    assert tuple(source.from_node.image.size) == (64, 64)
+    assert source.from_node.image.colorspace_settings.name == "Non-Color"
+    (color,) = shader.inputs["Base Color"].links
+    assert color.from_node.image.colorspace_settings.name == "sRGB"
+
+
+def test_the_origin_can_be_moved(blender):
+    data = grid_mesh(2)
+    mesh = module("scene.importing").build_mesh("m", data, 2.0, (1.0, 0.0, -0.5))
+    first = np.array(mesh.vertices[0].co)
+    assert np.allclose(first, data.vertices[0] * 2 - [1.0, 0.0, -0.5], atol=1e-6)

@@ -48,7 +48,7 @@ CLASSES = {
 }
 STAGE_1 = ("image_encoder", "structure_flow", "ss_dec", "uv_dec")
 STAGE_2 = ("slat_flow", "slat_dec_mesh")
-OPTIONAL = ("slat_enc", "uv_enc")  # uv_enc: only for known cameras
+OPTIONAL = ("slat_enc", "uv_enc", "slat_dec_gs")  # uv_enc: only for known cameras; slat_dec_gs: for splats
 
 PUBLISHED_ROLES = {
     "sparse_structure_flow_model": "structure_flow",
@@ -218,7 +218,7 @@ def _sampler(values: Mapping[str, Any]) -> FlowSettings:
 def _places(folder: Path) -> dict[str, Path]:
     """Role -> path without suffix of every network in `folder`."""
     places = {}
-    for role in (*STAGE_1, *STAGE_2, *OPTIONAL, "slat_dec_gs"):
+    for role in (*STAGE_1, *STAGE_2, *OPTIONAL):
         if (folder / f"{role}.json").exists() and tensor_files(folder / role):
             places[role] = folder / role
     pipeline = _read_pipeline(folder)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from backend.contract.meshes import MeshData
+from backend.contract.splats import Splats
 from backend.rendering.image_metrics import mask_iou, psnr, ssim
 from backend.systems.base import Hooks
 from backend.systems.cupid import results
@@ -18,6 +19,7 @@ from backend.systems.cupid.model import CupidModel
 from backend.systems.cupid.photo import Photo
 from backend.systems.cupid.request import Request
 from backend.systems.cupid.silhouette_fit import SilhouetteFit
+from backend.systems.cupid.splats import make_splats
 from backend.systems.cupid.structure_decode import Structure
 from backend.systems.cupid.structure_stage import Hypothesis, SolvedCamera, find_structure
 
@@ -29,7 +31,7 @@ TOO_MANY_VOXELS = "{dropped:,} of {all:,} voxels left out, the least certain: mo
 class MadeObject:
     """A mesh in the object cube, the camera of its photo, what they came from, and `notes` on what was left out.
 
-    `more_cameras` are those of further photos.
+    `more_cameras` are those of further photos; splats where the job asked for them.
     """
 
     mesh: MeshData
@@ -38,6 +40,7 @@ class MadeObject:
     fit: SilhouetteFit | None
     notes: tuple[str, ...]
     more_cameras: tuple[SolvedCamera, ...] = ()
+    splats: Splats | None = None
 
 
 def make_object(
@@ -105,7 +108,11 @@ def finish_object(
     else:
         mesh = mesh_from_structure(structure, resolution, photo, camera, views, request.finish)
     hooks.check_cancelled()
-    return MadeObject(mesh, camera, structure, found.fit, notes, found.more)
+    splats = None
+    if request.splats:
+        splats, note = make_splats(networks, latent, mesh)
+        notes = (*notes, note) if note else notes
+    return MadeObject(mesh, camera, structure, found.fit, notes, found.more, splats)
 
 
 def fit_to_photo(mesh: MeshData, photo: Photo, camera: SolvedCamera) -> dict[str, float]:
