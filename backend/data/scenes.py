@@ -18,7 +18,7 @@ from . import blender
 log = logging.getLogger(__name__)
 
 SCRIPT = Path(__file__).with_name("render_scenes.py")
-SCENE_SECONDS = 300.0  # a scene takes some ten seconds on a busy machine; far longer means that Blender hangs
+SCENE_SECONDS = 900.0  # a scene takes some ten seconds on a busy machine; far longer means that Blender hangs
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,11 @@ SCENARIOS = {
         "photo": EXAMPLES / "space_truck.png",
         "mesh": EXAMPLES.with_name("meshes") / "space_truck.glb",
     }),
+    "scene": Scenario("drive_scene.py", ("scene.png",), {
+        "photo": EXAMPLES / "scene" / "photo.png",
+        "depth": EXAMPLES / "scene" / "depth.png",
+        **{f"mask_{number}": EXAMPLES / "scene" / f"mask_{number}.png" for number in range(3)},
+    }),
     "three_photos": Scenario("drive_three_photos.py", ("three_photos.png",), {
         "front": EXAMPLES / "space_truck.png",
         "back": EXAMPLES / "space_truck_back.png",
