@@ -10,12 +10,14 @@ import bpy
 from ...backend.contract.errors import MaquetteError
 from ...backend.contract.meshes import MeshData, MeshError, mesh_from_bytes
 from ...backend.contract.messages import MessageError
+from ...backend.contract.splats import SplatError, Splats, splats_from_ply
 from ..runtime import session
 from ..runtime.intent import ApplyIntent, intent_from_json
 from ..runtime.job_store import JobRecord, JobStore
 from ..runtime.pictures import inspect_picture
 from ..scene import apply, compose, guard, matching, provenance
 from ..scene.cameras import SolvedCamera, solved_camera_from_json
+from ..scene.photo_cameras import PhotoCamera
 from . import applying_scene, mesh_matching
 from .photos import MOST_PHOTOS
 from .requesting import job_record, provenance_of
@@ -104,7 +106,9 @@ def load_result(store: JobStore, record: JobRecord, variant: int = -1) -> Result
         set_render_size=intent.set_render_size,
         picture=picture,
         orientation=orientation,
-        more=_more_cameras(store, record, intent) if variant < 0 else (),
+        more=_more_cameras(store, record, intent, variant),
+        pivot=record.parameters.get("pivot", "cube"),
+        splats=_splats(store, record) if variant < 0 else None,
     )
 
 
@@ -119,15 +123,17 @@ def _background(store: JobStore, record: JobRecord, name: str, intent: ApplyInte
         return None, 1  # replaced by something else since; the object is still worth having
 
 
-def _more_cameras(store: JobStore, record: JobRecord, intent: ApplyIntent) -> tuple[apply.PhotoCamera, ...]:
-    """The cameras of the further photos of the object."""
+def _more_cameras(
+    store: JobStore, record: JobRecord, intent: ApplyIntent, variant: int
+) -> tuple[PhotoCamera, ...]:
+    """The cameras of the further photos of the object; a variant has its own."""
     found = []
     for number in range(1, MOST_PHOTOS):
         path = record.more_inputs.get(f"image_{number}")
-        camera = _camera(store, record, f"camera_{number}.json") if path else None
+        name = f"camera_{number}.json" if variant < 0 else f"hypothesis_{variant}_camera_{number}.json"
+        camera = _camera(store, record, name) if path else None
         if path and camera is not None:
-            found.append(apply.PhotoCamera(
-                Path(path).stem, camera, *_background(store, record, f"image_{number}", intent)))
+            found.append(PhotoCamera(Path(path).stem, camera, *_background(store, record, f"image_{number}", intent)))
     return tuple(found)
 
 
@@ -137,6 +143,18 @@ def _mesh(store: JobStore, record: JobRecord, name: str) -> MeshData:
     except (OSError, MeshError) as error:
         raise MaquetteError(
             "internal", "This result's mesh is missing or damaged. Press Retry to make it again.", repr(error), "retry"
+        ) from error
+
+
+def _splats(store: JobStore, record: JobRecord) -> Splats | None:
+    path = store.artifact_path(record.job_id, "splats.ply")
+    if not path.is_file():
+        return None
+    try:
+        return splats_from_ply(path.read_bytes())
+    except (OSError, SplatError) as error:
+        raise MaquetteError(
+            "internal", "This result's splats are damaged. Press Retry to make them again.", repr(error), "retry"
         ) from error
 
 

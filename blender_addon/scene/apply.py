@@ -12,18 +12,12 @@ from mathutils import Matrix
 
 from ...backend.contract import frames
 from ...backend.contract.meshes import MeshData
-from . import cameras, importing, known_camera, placement, provenance
+from ...backend.contract.splats import Splats
+from . import cameras, importing, known_camera, photo_cameras, placement, provenance, splats
 from .cameras import SolvedCamera
+from .photo_cameras import PhotoCamera
 
-
-@dataclass(frozen=True)
-class PhotoCamera:
-    """The camera of one photo of several: what it is called, where it stands, and the photo's file or None."""
-
-    title: str
-    camera: SolvedCamera
-    picture: Path | None
-    orientation: int = 1
+SPLATS_SHOWN = "The splats are shown in the mesh's place. Its eye in the outliner shows the mesh."
 
 
 @dataclass(frozen=True)
@@ -31,7 +25,8 @@ class Result:
     """What came back and what to do with it. `move` is NONE, CAMERA, OBJECT or KNOWN; `camera` None if there is none.
 
     `size` in metres, `cursor` in world coordinates, `picture` the file for the background or None. With `more` photos
-    of the object every photo gets a camera object of its own, the first one is made the scene's camera.
+    of the object every photo gets a camera object of its own, the first one is made the scene's camera. `pivot` says
+    where the object has its origin: cube, base or centre. `splats` are shown in the mesh's place.
     """
 
     title: str
@@ -46,6 +41,8 @@ class Result:
     picture: Path | None
     orientation: int = 1
     more: tuple[PhotoCamera, ...] = ()
+    pivot: str = "cube"
+    splats: Splats | None = None
 
 
 def apply_result(
@@ -71,26 +68,31 @@ def apply_result(
         if solved.world_to_camera is None or solved.intrinsics is None:
             message = solved.message or "The picture's camera could not be found; only the object was added."
         else:
-            matrix = _match(scene, result, solved, scale, matrix)
-        for photo in result.more:
-            _add_photo_camera(scene, photo, scale, matrix)
+            matrix = _match(scene, result, solved, scale, matrix, earlier is not None)
+        job_id = result.provenance.get("job_id", "")
+        photo_cameras.place_cameras(scene, result.more, job_id, scale, matrix, earlier is not None)
+    origin = placement.pivot_point(bounds * scale, result.pivot)
+    matrix = matrix @ placement.translation(origin)
     made = earlier
     if made is None:
-        made = bpy.data.objects.new(result.title, importing.build_mesh(result.title, result.mesh, scale))
+        made = bpy.data.objects.new(result.title, importing.build_mesh(result.title, result.mesh, scale, origin))
         scene.collection.objects.link(made)
     else:
-        importing.replace_mesh(made, importing.build_mesh(result.title, result.mesh, scale))
+        importing.replace_mesh(made, importing.build_mesh(result.title, result.mesh, scale, origin))
     made.matrix_world = Matrix(matrix.tolist())
     provenance.store(made, result.provenance | {"metres_per_unit": scale})
+    if result.splats is not None:
+        splats.show_in_place(scene, made, result.splats, scale, origin)
+        message = message or SPLATS_SHOWN
     return made, message
 
 
 def _match(
-    scene: bpy.types.Scene, result: Result, solved: SolvedCamera, scale: float, matrix: np.ndarray
+    scene: bpy.types.Scene, result: Result, solved: SolvedCamera, scale: float, matrix: np.ndarray, again: bool
 ) -> np.ndarray:
     """Make the scene's camera see the object as the picture does; returns the object's matrix [4,4]."""
     if result.more and result.move == "CAMERA":
-        scene.camera = cameras.add_camera(scene, camera_name(result.title))
+        scene.camera = photo_cameras.camera_of(scene, result.provenance.get("job_id", ""), 0, result.title, again)
     camera = cameras.ensure_camera(scene)
     if result.set_render_size:
         cameras.set_render_size(scene, solved.size, frames.blender_lens(solved.intrinsics, *solved.size).pixel_aspect)
@@ -103,20 +105,3 @@ def _match(
     if result.picture is not None:
         cameras.set_background(scene, camera, result.picture, result.orientation, solved.size)
     return matrix
-
-
-def _add_photo_camera(scene: bpy.types.Scene, photo: PhotoCamera, scale: float, matrix: np.ndarray) -> None:
-    """A camera that sees the object at `matrix` [4,4] as one of its photos does; none where it was not solved."""
-    solved = photo.camera
-    if solved.world_to_camera is None or solved.intrinsics is None:
-        return
-    camera = cameras.add_camera(scene, camera_name(photo.title))
-    intrinsics, frame = cameras.framed(scene, solved.intrinsics, solved.size)
-    cameras.set_camera(camera, placement.camera_matrix(solved.world_to_camera, scale, matrix), intrinsics, frame)
-    if photo.picture is not None:
-        cameras.set_background(scene, camera, photo.picture, photo.orientation, solved.size)
-
-
-def camera_name(title: str) -> str:
-    """What the camera of a photo is called: after it, yet not like the object."""
-    return f"{title} Camera"

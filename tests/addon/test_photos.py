@@ -130,6 +130,23 @@ def test_three_photos_are_one_undo_step(blender, three):
     assert len(cameras()) == len(before) + 3 and bpy.context.scene.camera.name == "front Camera"
 
 
+def test_a_variant_takes_the_cameras_of_the_one_before(blender, three):
+    bpy.context.scene.maquette_create.variants = 2
+    job_id = three()
+    names = set(cameras())
+    own = bpy.context.scene.camera
+    bpy.context.scene.camera = bpy.data.objects["Camera"]  # the artist looks through another one meanwhile
+    elsewhere = bpy.context.scene.camera.matrix_world.copy()
+    cameras()["side Camera"].location = (9.0, 9.0, 9.0)
+    bpy.data.objects.remove(cameras()["back Camera"])
+    assert bpy.ops.maquette.apply_result(job_id=job_id, variant=1, instead=True) == {"FINISHED"}
+    assert set(cameras()) == names and bpy.context.scene.camera == own
+    assert bpy.data.objects["Camera"].matrix_world == elsewhere
+    assert max(abs(value) for value in cameras()["side Camera"].location) < 8.0
+    assert bpy.ops.maquette.apply_result(job_id=job_id) == {"FINISHED"}  # Apply Again adds a second set
+    assert len(cameras()) == len(names) + 3
+
+
 def test_without_matching_only_the_object_comes(blender, three):
     bpy.context.scene.maquette_create.match_camera = False
     before = set(cameras())

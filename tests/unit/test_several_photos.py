@@ -19,12 +19,14 @@ from backend.systems.cupid import pipeline, silhouette_fit
 from backend.systems.cupid.condition import Condition, encode_photo
 from backend.systems.cupid.flow_sampler import FlowSettings, sample_flow, time_sequence
 from backend.systems.cupid.hypotheses import gallery
+from backend.systems.cupid.latent_stage import sample_latent
 from backend.systems.cupid.model import CupidModel, CupidSettings
 from backend.systems.cupid.object_stage import make_object
 from backend.systems.cupid.photo import MOST_PHOTOS, prepare_image, prepare_photos
 from backend.systems.cupid.pose import Camera
 from backend.systems.cupid.request import Request
 from backend.systems.cupid.silhouette_fit import fit_silhouette, fit_silhouettes, silhouette
+from backend.systems.cupid.structure_decode import Structure
 from backend.systems.cupid.structure_sampler import decode_latents, sample_structure, with_views
 from backend.systems.cupid.structure_stage import SolvedCamera, ranking, same_lens
 from tests.unit.test_pipeline import Recorder, photo, system_with, tiny_model
@@ -234,3 +236,23 @@ def test_every_variant_has_a_camera_for_each_photo() -> None:
     for name in ("hypothesis_0", "hypothesis_1"):
         assert json.loads(data[f"{name}_camera_1.json"])["image_size"] == [50, 50]
         assert json.loads(data[f"{name}.json"])["camera"]["image_size"] == [60, 40]
+
+
+def test_stage_2_moves_with_the_mean_of_its_conditions() -> None:
+    networks = tiny_model(stage_2=True)
+    nn.init.normal_(networks["slat_flow"].out_layer.weight, std=0.5)  # a fresh one answers zero
+    first, other = prepare_photos({"image": photo(), "image_1": photo((40, 60))}, networks)
+    coords = torch.from_numpy(np.pad(np.argwhere(np.ones((4, 4, 4))) + 2, ((0, 0), (1, 0)))).int()
+    structure = Structure(coords, coords, torch.full((len(coords), 2), 0.5))
+    view, unsolved = SolvedCamera(camera(), camera().intrinsics, 1.0, ""), SolvedCamera(None, None, None, "")
+    with torch.inference_mode():
+        shown, seen = encode_photo(networks, first), Condition(encode_photo(networks, other).tokens + 3.0)
+
+        def latent(more) -> Tensor:
+            made = sample_latent(networks, structure, shown, first, view, seeded(), 2, Hooks(), more)
+            return made.feats
+
+        alone = latent([])
+        assert torch.allclose(latent([(shown, first, view)]), alone, atol=1e-5)
+        assert torch.equal(latent([(seen, other, unsolved)]), alone)  # without a camera it cannot take part
+        assert not torch.allclose(latent([(seen, other, view)]), alone, atol=1e-3)
