@@ -15,6 +15,9 @@ KINDS = [
 ]
 
 
+NO_BRUSH = "This Blender came without its brushes; choose a file for the mask instead, made in another program."
+
+
 def settings_of(scene: bpy.types.Scene, target: str) -> bpy.types.PropertyGroup:
     """The settings whose photo is meant: create or match."""
     return scene.maquette_match if target == "match" else scene.maquette_create
@@ -42,6 +45,8 @@ class MAQUETTE_OT_paint_mask(_MaskOperator, bpy.types.Operator):
         # of which there are none, and Blender 4.3 crashes on that.
         bpy.ops.ed.undo_push(message=self.bl_label)
         paint_view.enter(context.window, context.area, image)
+        if not paint_view.has_brush(context.scene):
+            self.report({"WARNING"}, NO_BRUSH)
         return {"FINISHED"}
 
 

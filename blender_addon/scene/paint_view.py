@@ -97,6 +97,11 @@ def erases(scene: bpy.types.Scene) -> bool:
     return color is not None and sum(color) < 1.5
 
 
+def has_brush(scene: bpy.types.Scene) -> bool:
+    """Whether there is a brush to paint with: some packages of Blender leave the files of its brushes out."""
+    return scene.tool_settings.image_paint.brush is not None
+
+
 def is_painting(context: bpy.types.Context) -> bool:
     """Whether the Image Editor of the context was opened to paint a mask."""
     screen = context.screen

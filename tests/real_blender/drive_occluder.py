@@ -43,6 +43,8 @@ def draw_stroke(area: bpy.types.Area) -> None:
          "pen_flip": False, "x_tilt": 0.0, "y_tilt": 0.0, "time": 0.05 * index, "is_start": index == 0}
         for index, point in enumerate(points)
     ]  # fmt: skip
+    known = set(bpy.types.OperatorStrokeElement.bl_rna.properties.keys())  # 5.x has fewer
+    stroke = [{name: value for name, value in point.items() if name in known} for point in stroke]
     with bpy.context.temp_override(window=window(), area=area, region=region):
         bpy.ops.paint.image_paint(stroke=stroke)
 
@@ -88,7 +90,8 @@ def steps() -> Iterator[None]:
     yield from wait(2.5)
     seen["painting"] = {"editor": area.ui_type, "mode": area.spaces.active.ui_mode,
                         "image": list(area.spaces.active.image.size)}  # fmt: skip
-    if bpy.context.scene.tool_settings.image_paint.brush is not None:
+    seen["painting"]["brush"] = addon("scene.paint_view").has_brush(window().scene)
+    if seen["painting"]["brush"]:
         draw_stroke(area)
     yield from wait(1.0)
     painted = masks.painted_mask(settings, "occluder")
