@@ -42,22 +42,32 @@ def fill_in() -> None:
 
 
 def show_panel() -> None:
-    """The Compose panel open and the others closed, as clicks on their headers do: scripts cannot click."""
-    for module, name, options in (("create", "MAQUETTE_PT_create", {"DEFAULT_CLOSED"}),
-                                  ("compose", "MAQUETTE_PT_compose", set())):  # fmt: skip
-        panel = getattr(addon(f"panels.{module}"), name)
+    """The Compose panel open and Create closed, as clicks on their headers do: scripts cannot click.
+
+    Blender asks for the option when it first draws a panel; all are registered anew, so that their order stays.
+    """
+    panels = [each for each in addon("registration").CLASSES if issubclass(each, bpy.types.Panel)]
+    for panel in reversed(panels):
         bpy.utils.unregister_class(panel)
-        panel.bl_options = options
+    for panel in panels:
+        if panel.__name__ == "MAQUETTE_PT_create":
+            panel.bl_options = {"DEFAULT_CLOSED"}
+        elif panel.__name__ == "MAQUETTE_PT_compose":
+            panel.bl_options = set()
         bpy.utils.register_class(panel)
 
 
-def split_the_view() -> tuple[bpy.types.Area, bpy.types.Area]:
-    """Two 3D views beside each other; the left one keeps the sidebar."""
+def split_the_view() -> None:
+    """Two 3D views beside each other."""
     area = view_area()
     with bpy.context.temp_override(window=window(), area=area, region=area.regions[-1]):
-        bpy.ops.screen.area_split(direction="VERTICAL", factor=0.5)
+        bpy.ops.screen.area_split(direction="VERTICAL", factor=0.56)
+
+
+def both_views() -> tuple[bpy.types.Area, bpy.types.Area]:
+    """The left view, which has the sidebar, and the right one."""
     left, right = sorted((each for each in window().screen.areas if each.type == "VIEW_3D"), key=lambda each: each.x)
-    right.spaces.active.show_region_ui = False
+    left.spaces.active.show_region_ui, right.spaces.active.show_region_ui = True, False
     return left, right
 
 
@@ -67,7 +77,7 @@ def look_from_above(area: bpy.types.Area) -> None:
     space.shading.color_type = "TEXTURE"
     region = space.region_3d
     region.view_perspective = "PERSP"
-    region.view_location = (0.0, 0.0, 0.3)
+    region.view_location = (0.9, -0.4, 0.3)  # the sidebar covers the right half
     region.view_rotation = FROM.to_track_quat("Z", "Y")
     region.view_distance = 7.5
 
@@ -77,13 +87,14 @@ def look_through_the_camera(area: bpy.types.Area) -> None:
     space = area.spaces.active
     space.shading.color_type = "TEXTURE"
     space.region_3d.view_perspective = "CAMERA"
-    space.region_3d.view_camera_zoom = 12.0
+    space.region_3d.view_camera_zoom = 5.0
 
 
 def steps() -> Iterator[None]:
     """What a person does, in order."""
     yield
     driving.install()
+    show_panel()
     view_area().spaces.active.show_region_ui = True
     yield from wait(1.0)
     next(region for region in view_area().regions if region.type == "UI").active_panel_category = "Maquette"
@@ -91,7 +102,6 @@ def steps() -> Iterator[None]:
     for thing in list(window().scene.objects):
         bpy.data.objects.remove(thing)
     fill_in()
-    show_panel()
     yield from wait(2.0)
     with bpy.context.temp_override(window=window()):
         bpy.ops.ed.undo_push(message="Start")
@@ -111,7 +121,11 @@ def steps() -> Iterator[None]:
     camera = window().scene.camera
     seen["camera"] = camera.name
     seen["backgrounds"] = [Path(item.image.filepath).name for item in camera.data.background_images if item.image]
-    left, right = split_the_view()
+    split_the_view()
+    yield from wait(1.0)  # the areas have their places
+    left, right = both_views()
+    yield from wait(1.0)
+    next(region for region in left.regions if region.type == "UI").active_panel_category = "Maquette"
     look_from_above(left)
     look_through_the_camera(right)
     yield from wait(3.0)

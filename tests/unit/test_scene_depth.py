@@ -134,7 +134,9 @@ def test_only_what_touches_and_is_nearer_hides_an_object():
     depth[masks[1] > 0] = 2.0
     known = DepthMap(depth, None, "image")
     hidden = scene_masks.occluder_of(0, masks, known)
-    assert hidden is not None and np.array_equal(hidden, masks[1] > 0)
+    near = np.zeros((48, 64), bool)
+    near[6:34, 6:34] = True  # a fifth of the object's side around it
+    assert hidden is not None and np.array_equal(hidden, (masks[1] > 0) & near)
     assert scene_masks.occluder_of(1, masks, known) is None, "what is behind hides nothing"
     assert scene_masks.occluder_of(0, masks, None) is None, "without depth nobody knows"
     assert scene_masks.occluder_of(2, masks, known) is None, "it touches nothing"

@@ -26,6 +26,7 @@ from backend.systems.base import ArtifactData, Hooks, RunResult
 from backend.systems.cupid import results, scene_depth
 from backend.systems.cupid.model import CupidModel
 from backend.systems.cupid.object_stage import MadeObject, make_object
+from backend.systems.cupid.occlusion import OCCLUDER_CHANNELS
 from backend.systems.cupid.photo import prepare_image
 from backend.systems.cupid.request import Request
 from backend.systems.cupid.scene_depth import DepthMap
@@ -126,13 +127,21 @@ def read_inputs(inputs: dict[str, bytes], device: torch.device) -> SceneInputs:
     return SceneInputs(inputs["image"], picture, tuple(masks), proposed, depth)
 
 
+def knows_occluders(networks: CupidModel) -> bool:
+    """Whether an occluder helps: the published encoder takes one by its attention, a small one only by a channel.
+
+    A small encoder that saw no occluder in training gets a wider crop from one, and a worse object.
+    """
+    return getattr(networks["image_encoder"], "in_channels", 3) in (3, OCCLUDER_CHANNELS)
+
+
 def make_objects(networks: CupidModel, read: SceneInputs, request: Request, hooks: Hooks) -> list[SceneEntry]:
     """Every object by itself, in the masks' order. Errors: `MaquetteError` when none could be made, `Cancelled`."""
     entries = []
     for index, mask in enumerate(read.masks):
         name = f"Object {index + 1}"
         told = ObjectHooks(hooks, index, len(read.masks), name)
-        hidden = occluder_of(index, read.masks, read.depth)
+        hidden = occluder_of(index, read.masks, read.depth) if knows_occluders(networks) else None
         occluder = None if hidden is None else encode_png(np.where(hidden, 255, 0).astype(np.uint8))
         try:
             photo = prepare_image(read.image, encode_png(mask), networks, occluder)

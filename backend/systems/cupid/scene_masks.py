@@ -17,6 +17,7 @@ from backend.systems.cupid.scene_depth import DepthMap
 MOST_OBJECTS = 12
 MASK_NAME = re.compile(r"mask_(0|[1-9][0-9]?)")
 TOUCH = 4  # pixels: masks this near touch
+REACH = 0.2  # of the object's longer side: an occluder farther off hides nothing and would only widen the crop
 NEARER = 0.97  # of an object's depth: what is nearer than this along their border stands in front
 SHADES = ((230, 60, 60), (60, 170, 80), (70, 110, 230), (235, 175, 40), (160, 80, 200), (60, 190, 200))
 ASK = "Give one mask an object."
@@ -91,6 +92,12 @@ def occluder_of(index: int, masks: Sequence[np.ndarray], depth: DepthMap | None)
         facing = solid[index] & ndimage.binary_dilation(border, square, iterations=TOUCH) & (values > 0)
         if facing.any() and np.median(values[border]) < NEARER * np.median(values[facing]):
             hidden |= mask & ~solid[index]
+    rows, columns = np.nonzero(solid[index])
+    reach = round(REACH * max(np.ptp(rows), np.ptp(columns)))
+    near = np.zeros_like(hidden)
+    top, left = max(rows.min() - reach, 0), max(columns.min() - reach, 0)
+    near[top : rows.max() + reach + 1, left : columns.max() + reach + 1] = True
+    hidden &= near
     return hidden if hidden.any() else None
 
 
