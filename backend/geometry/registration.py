@@ -27,7 +27,7 @@ ITERATIONS = 50
 STILL = 1e-5  # a step that moves points less than this, in sizes, is the last
 UPRIGHT_MARGIN = 0.004  # of the size: an upright answer is preferred unless another is closer by this much
 TRUSTED_RESIDUAL = 0.015  # of the size; noised copies were seen below 0.008, other shapes from 0.02 on
-SYMMETRY_MARGIN = (1.25, 0.004)  # a turn is as good when its distance is at most this times the best, plus this
+SYMMETRY_MARGIN = (1.12, 0.003)  # a turn is as good when its distance is at most this times the best, plus this
 EXACT_MARGIN = (1.1, 0.001)  # the same where a shape is compared with itself
 
 

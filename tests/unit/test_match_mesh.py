@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -95,6 +96,15 @@ def test_another_mesh_is_not_trusted():
     _, report = run(encode_png(ring), mesh_to_bytes(colored_lorry()), hooks)
     assert not report["camera_trusted"] and "do not agree" in report["camera_message"]
     assert any("outlines overlap" in sentence for sentence in said)
+
+
+@pytest.mark.parametrize(
+    ("iou", "others", "words"),
+    [(0.4, 0, "do not agree"), (0.8, 1, "only in part .the outlines overlap by 80 %"), (0.95, 1, "another side")],
+)
+def test_what_is_said_of_a_doubtful_match(iou, others, words):
+    assert re.search(words, match_mesh.verdict(iou, others))
+    assert match_mesh.verdict(0.95, 0) == ""
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,8 @@ FLAT = 1e-3  # thinnest over longest extent below which a mesh is flat
 CUT = 0.8  # share of the picture's longer side from which on the crop is the picture: it was cut to its object
 MOST_FACES = 200_000  # that are drawn; a mesh of more is drawn with its vertices merged on a grid
 GRID = 160  # cells of that grid along the longest side
-TRUSTED_IOU = 0.85
+TRUSTED_IOU = 0.9  # thin parts keep right matches below it, and simple shapes wrong ones above 0.8
+DIFFERENT_IOU = 0.7  # below it mesh and photo hardly show the same thing
 ANOTHER_SIDE = (np.radians(20), 0.06)  # another view this far away that scores within this much is worth a word
 
 
@@ -88,14 +89,22 @@ class Match:
     @property
     def message(self) -> str:
         """What the artist should know, empty when all is well."""
-        if not self.trusted:
-            return (
-                f"Mesh and photo do not agree (the outlines overlap by {100 * self.mask_iou:.0f} %); check that the "
-                "mesh shows the photo's object and that the mask covers all of it."
-            )
-        if self.others:
-            return "The photo may show the mesh from another side too; check the view, or try another mask or seed."
-        return ""
+        return verdict(self.mask_iou, self.others)
+
+
+def verdict(iou: float, others: int) -> str:
+    """What to say of outlines that overlap by `iou` when `others` views fit as well; empty when all is well."""
+    overlap = f"the outlines overlap by {100 * iou:.0f} %"
+    if iou < DIFFERENT_IOU:
+        return (
+            f"Mesh and photo do not agree ({overlap}); check that the mesh shows the photo's object and that the mask "
+            "covers all of it."
+        )
+    if iou < TRUSTED_IOU:
+        return f"Mesh and photo agree only in part ({overlap}); check the view, and that the mask covers the object."
+    if others:
+        return "The photo may show the mesh from another side too; check the view, or try another mask or seed."
+    return ""
 
 
 def match_mesh(networks: CupidModel, inputs: dict[str, bytes], request: Request, hooks: Hooks) -> RunResult:
@@ -160,9 +169,10 @@ def match_to_photo(
     camera = best.view.camera()
     intrinsics = uncrop_intrinsics(camera.intrinsics, photo.box)
     world_to_camera = in_artists_units(camera.world_to_camera, artist)
-    same = [item for item in found[1:] if _another_side(best, item, artist)]
+    same = mesh_search.symmetry(artist.surface.points)
+    others = [item for item in found[1:] if _another_side(best, item, same)]
     iou = _drawn_iou(artist.mesh, photo, world_to_camera, intrinsics)
-    return Match(best, world_to_camera, intrinsics, iou, len(same), registration, made)
+    return Match(best, world_to_camera, intrinsics, iou, len(others), registration, made)
 
 
 def first_guesses(registration: Registration, crop: Camera | None) -> list[Guess]:
@@ -218,12 +228,11 @@ def _nearest_axis(rotation: np.ndarray) -> np.ndarray:
     return max(mesh_search.registration.up_axes(), key=lambda axis: float(axis[2] @ up))
 
 
-def _another_side(best: Found, other: Found, artist: ArtistMesh) -> bool:
-    """Whether `other` is as good and not the same view of a symmetric mesh."""
+def _another_side(best: Found, other: Found, same: int) -> bool:
+    """Whether `other` is as good, and not the same view of a mesh that looks alike after `same` turns."""
     least, margin = ANOTHER_SIDE
     if other.score < best.score - margin:
         return False
-    same = mesh_search.symmetry(artist.surface.points)
     turns = [mesh_search.up_turn(2 * np.pi * step / same) for step in range(same)]
     return min(mesh_search.angle_between(best.view.rotation @ turn, other.view.rotation) for turn in turns) > least
 
