@@ -145,6 +145,12 @@ class ShardDataset:
         """bool [n, 64, 64, 64] surface voxels."""
         return self._cubes("occupancy64")
 
+    def occupancy_at(self, resolution: int) -> np.ndarray:
+        """Surface voxels bool [n, R, R, R]. Raises ValueError for a resolution that the shards do not hold."""
+        if resolution not in (32, 64):
+            raise ValueError(f"Shards hold voxels at 32 and 64, not at {resolution}; choose one of these.")
+        return self.occupancy if resolution == 32 else self.occupancy64
+
     @functools.cached_property
     def solid(self) -> np.ndarray:
         """bool [n, 65, 65, 65] grid vertices inside the object."""

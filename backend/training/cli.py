@@ -16,8 +16,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--stage", required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder of shards (python -m backend.data.prepare)")
     parser.add_argument("--out", type=Path, default=Path("build/training"), help="folder of the runs")
-    parser.add_argument("--config", choices=["mini", "full"], default="mini")
+    parser.add_argument("--config", default="mini", help="mini, full or a JSON file")
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--steps", type=int, default=0, help="end after so many steps instead of --minutes")
+    parser.add_argument("--limit", type=int, default=None, help="use only so many objects of each split")
+    parser.add_argument(
+        "--random", action="store_true",
+        help="a trial of one's machine: frozen networks get random weights, nothing is validated or saved",
+    )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
     parser.add_argument("--export", action="store_true", help="write the averaged weights to backend/weights/mini")
     parser.add_argument("--export-to", type=Path, default=None, help="folder for --export instead of that one")

@@ -36,6 +36,9 @@ ValidationFunction = Callable[[], dict[str, float]]
 class LoopSettings:
     """How to train. `minutes` is wall-clock time of this call; `warmup` and `total` (for the cosine) are steps.
 
+    With `steps` this call ends after so many, whatever the time; `constant` keeps the rate after the warm-up; without
+    `save` nothing is written. `average` is the decay of the averaged weights.
+
     `bf16` off keeps float32: 3D convolutions of few channels are quicker so on CPUs. `muon` moves the matrices of
     transformer blocks along orthogonalised momentum instead of by AdamW, which learns more from each sample. `workers`
     threads of one core each take shares of a step (`loss` then draws one share): small operators leave cores idle
@@ -56,6 +59,10 @@ class LoopSettings:
     bf16: bool = True
     muon: bool = False
     workers: int = 1
+    betas: tuple[float, float] = (0.9, 0.98)
+    constant: bool = False
+    steps: int = 0
+    save: bool = True
 
 
 class TrainingLoop:
@@ -91,7 +98,7 @@ class TrainingLoop:
             torch.optim.AdamW(
                 [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
                 lr=settings.learning_rate,
-                betas=(0.9, 0.98),
+                betas=settings.betas,
                 fused=True,
             )
         ]
@@ -139,12 +146,14 @@ class TrainingLoop:
         """Train for the set minutes, save, and return the last logged values."""
         self.folder.mkdir(parents=True, exist_ok=True)
         began = saved = validated = time.monotonic()
+        first, tried = self.step, 0
         sums: dict[str, float] = {}
         summed = 0
         last: dict[str, float] = {}
         self.module.train()
-        while time.monotonic() - began < self.settings.minutes * 60:
+        while self._goes_on(tried, time.monotonic() - began):
             values = self._one_step(loss)
+            tried += 1
             for key, value in values.items():
                 sums[key] = sums.get(key, 0.0) + value
             summed += bool(values)
@@ -157,16 +166,27 @@ class TrainingLoop:
                     last |= self.validate(validate)
                     validated = time.monotonic()
                 self._log(last)
-                if now - saved > self.settings.save_every_seconds:
+                if self.settings.save and now - saved > self.settings.save_every_seconds:
                     self.save(self.seconds + now - began)
                     saved = time.monotonic()
         self.seconds += time.monotonic() - began
+        if not last and summed:
+            last = {key: value / summed for key, value in sums.items()}
+            last |= {"step": self.step, "seconds": round(self.seconds, 1)}
+        if self.step == first and tried:
+            logger.warning("none of %d steps had a finite loss", tried)
+        if not self.settings.save:
+            return last
         if validate:
             last |= {"step": self.step, "seconds": round(self.seconds, 1)} | self.validate(validate)
             self._log(last)
         self.save(self.seconds)
         plot_log(self.folder / "log.jsonl", self.folder / "loss.png")
         return last
+
+    def _goes_on(self, tried: int, seconds: float) -> bool:
+        """Whether this call has another step to make after so many, and so many seconds."""
+        return tried < self.settings.steps if self.settings.steps else seconds < self.settings.minutes * 60
 
     def validate(self, validate: ValidationFunction) -> dict[str, float]:
         """What `validate` measures with the averaged weights in place."""
@@ -202,7 +222,8 @@ class TrainingLoop:
     def _one_step(self, loss: LossFunction) -> dict[str, float]:
         settings = self.settings
         rate = min(1.0, (self.step + 1) / settings.warmup)
-        rate *= 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / settings.total)))
+        if not settings.constant:
+            rate *= 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / settings.total)))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * rate

@@ -10,6 +10,7 @@ from backend.contract.errors import MaquetteError
 from backend.data import crops, shards, views
 from backend.systems.cupid import train
 from backend.systems.cupid.data_prep import uv_cube
+from backend.systems.cupid.structure_flow import SparseStructureFlowModel
 
 OBJECTS, VIEWS = 4, 2
 
@@ -92,7 +93,7 @@ def test_stages_run_in_order_export_and_load(data: Path, tmp_path: Path, monkeyp
     device = torch.device("cpu")
     for role in ("uv_enc", "ss_enc"):
         assert train.frozen(train.SparseStructureEncoder, models, role, device).training is False
-    flow = train.frozen(train.SparseStructureFlowModel, models, "structure_flow", device)
+    flow = train.frozen(SparseStructureFlowModel, models, "structure_flow", device)
     assert flow(torch.zeros(1, 16, 8, 8, 8), torch.tensor([500.0]), torch.zeros(1, 69, 256)).shape == (1, 16, 8, 8, 8)
     assert (weights / "pipeline.json").exists()
     resumed = train.UvVae(request("uv_vae", data, tmp_path / "elsewhere", seed=5))

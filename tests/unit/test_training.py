@@ -13,9 +13,9 @@ from backend.training.loop import LoopSettings, TrainingLoop
 from backend.training.plots import plot_log
 
 
-def loop(folder: Path, minutes: float = 0.02) -> TrainingLoop:
+def loop(folder: Path, steps: int = 100) -> TrainingLoop:
     torch.manual_seed(0)
-    settings = LoopSettings(minutes, learning_rate=0.05, warmup=5, total=2000, log_every=10, bf16=False)
+    settings = LoopSettings(0.0, learning_rate=0.05, warmup=5, total=2000, log_every=10, bf16=False, steps=steps)
     return TrainingLoop(nn.Linear(4, 1), folder, settings, torch.device("cpu"))
 
 
@@ -45,7 +45,7 @@ def test_muon_moves_the_matrices_of_blocks_and_resumes(tmp_path: Path) -> None:
     def make() -> TrainingLoop:
         torch.manual_seed(0)
         module = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(4, 4)]), "head": nn.Linear(4, 1)})
-        settings = LoopSettings(0.01, learning_rate=0.02, warmup=2, log_every=10, bf16=False, muon=True)
+        settings = LoopSettings(0.0, learning_rate=0.02, warmup=2, log_every=10, bf16=False, muon=True, steps=200)
         return TrainingLoop(module, tmp_path, settings, torch.device("cpu"))
 
     def loss(trained: TrainingLoop, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
@@ -95,7 +95,7 @@ def test_logged_means_are_means_also_after_a_resume(tmp_path: Path) -> None:
 
 
 def test_a_run_that_ended_before_its_first_step_goes_on(tmp_path: Path) -> None:
-    first = loop(tmp_path, 0.0)
+    first = loop(tmp_path, 0)
     first.run(loss_of(first))
     second = loop(tmp_path)
     assert second.resume() and second.step == 0
@@ -136,3 +136,12 @@ def test_strict_loading_names_the_tensor(change: dict, named: str) -> None:
 def test_plot_of_an_empty_log(tmp_path: Path) -> None:
     plot_log(tmp_path / "none.jsonl", tmp_path / "plot.png")
     assert (tmp_path / "plot.png").exists()
+
+
+def test_a_call_of_some_steps_keeps_a_constant_rate_and_writes_nothing(tmp_path: Path) -> None:
+    settings = LoopSettings(60.0, 0.05, warmup=2, total=3, constant=True, steps=6, save=False, betas=(0.8, 0.9))
+    trained = TrainingLoop(nn.Linear(4, 1), tmp_path, settings, torch.device("cpu"))
+    result = trained.run(loss_of(trained), lambda: pytest.fail("a trial is not validated"))
+    assert result["step"] == trained.step == 6 and result["loss"] > 0 and not list(tmp_path.iterdir())
+    assert {group["lr"] for group in trained.optimizers[0].param_groups} == {0.05}
+    assert trained.optimizers[0].param_groups[0]["betas"] == (0.8, 0.9)

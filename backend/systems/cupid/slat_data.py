@@ -71,10 +71,10 @@ class Field:
 class SurfaceSet:
     """The objects of a split at a voxel resolution of 32 or 64. Raises FileNotFoundError without shards."""
 
-    def __init__(self, folder: Path, split: str, resolution: int) -> None:
-        self.shards = ShardDataset(folder, split)
+    def __init__(self, folder: Path, split: str, resolution: int, limit: int | None = None) -> None:
+        self.shards = ShardDataset(folder, split, limit)
         self.resolution = resolution
-        self.occupancy = self.shards.occupancy if resolution == 32 else self.shards.occupancy64
+        self.occupancy = self.shards.occupancy_at(resolution)
 
     def __len__(self) -> int:
         return len(self.shards)

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 Volumes = Callable[[Tensor, Tensor, int], Tensor]
 Normalization = tuple[Tensor, Tensor]
 
-BATCH = 64
+BATCH_VOXELS = 64 * 32**3  # encoded at once
 LEAST_SPREAD = 0.1  # of the widest channel: a channel that hardly moves must not become a target as loud as the others
 
 
@@ -43,10 +43,13 @@ class LatentSet:
         uv_encoder: nn.Module,
         uv_volumes: Volumes,
         device: torch.device,
-        normalization: Normalization | None = None,
         cache: Path | None = None,
+        limit: int | None = None,
+        resolution: int = 32,
     ) -> None:
-        shards = ShardDataset(data, split)
+        """resolution: voxels along a side of what the encoders read, 32 or 64; limit: objects."""
+        shards = ShardDataset(data, split, limit)
+        self.resolution = resolution
         self.images = torch.from_numpy(shards.images)  # [n, V, S, S, 4]
         self.device = device
         path = cache and cache / f"latents-{split}-{_fingerprint(shards, shape_encoder, uv_encoder)}.safetensors"
@@ -58,25 +61,25 @@ class LatentSet:
             if path:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 save_file({"shapes": self.shapes, "cubes": self.cubes}, path)
-        self.normalization = normalization or self._measure()
+        self.normalization = self._measure()
         logger.info("%s: %d objects, %d views, each also mirrored", split, *self.images.shape[:2])
 
     def _encode(
         self, shards: ShardDataset, shape_encoder: nn.Module, uv_encoder: nn.Module, uv_volumes: Volumes
     ) -> tuple[Tensor, Tensor]:
         """Latents of shapes [n,2,8,r,r,r] and of UV cubes [n,V,2,8,r,r,r] in half precision; second: mirrored."""
-        occupancy = torch.from_numpy(shards.occupancy)
+        occupancy = torch.from_numpy(shards.occupancy_at(self.resolution))
         cameras = torch.from_numpy(shards.world_to_camera)
         intrinsics = torch.from_numpy(shards.intrinsics)
-        resolution = occupancy.shape[-1]
-        shapes, cubes = [], []
+        resolution, shapes, cubes = self.resolution, [], []
+        batch = max(1, BATCH_VOXELS // resolution**3)
         with torch.inference_mode():
-            for first in range(0, len(occupancy), BATCH):
-                volume = occupancy[first : first + BATCH, None].float().to(self.device)
+            for first in range(0, len(occupancy), batch):
+                volume = occupancy[first : first + batch, None].float().to(self.device)
                 shapes.append(torch.stack([shape_encoder(volume), shape_encoder(volume.flip(2))], 1).half().cpu())
             flat = cameras.flatten(0, 1), intrinsics.flatten(0, 1)
-            for first in range(0, len(flat[0]), BATCH):
-                camera, lens = (x[first : first + BATCH].to(self.device) for x in flat)
+            for first in range(0, len(flat[0]), batch):
+                camera, lens = (x[first : first + batch].to(self.device) for x in flat)
                 volume = uv_volumes(camera, lens, resolution)
                 cubes.append(torch.stack([uv_encoder(volume), uv_encoder(mirrored_views(volume))], 1).half().cpu())
         return torch.cat(shapes), torch.cat(cubes).unflatten(0, cameras.shape[:2])

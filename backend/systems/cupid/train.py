@@ -12,7 +12,9 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,17 +23,19 @@ from torch import nn
 
 from backend.contract.errors import MaquetteError
 from backend.data.shards import ShardDataset
-from backend.data.views import random_cameras
-from backend.training.checkpoints import load_strict, load_tensors, save_model
+from backend.training.checkpoints import load_strict, load_tensors, save_model, tensor_files
 from backend.training.loop import LoopSettings, TrainingLoop
 
 from . import uv_vae_start
-from .image_encoder import SPECIAL_TOKENS, ImageEncoder
+from .dinov2 import find_dinov2, load_dinov2
+from .image_encoder import SPECIAL_TOKENS
 from .losses import dice_loss, flow_loss, flow_times, flow_training_pair, kl_loss, uv_vae_losses
+from .model import build
+from .networks import random_network
 from .occlusion import OCCLUDER_CHANNELS, hide, random_occluders, token_weights
-from .structure_flow import SparseStructureFlowModel
 from .structure_latents import LatentSet
 from .structure_vae import SparseStructureDecoder, SparseStructureEncoder
+from .train_draws import random_crops, random_quarter_turns, resized
 from .uv_cube import uv_volumes
 
 logger = logging.getLogger(__name__)
@@ -41,6 +45,7 @@ MINI_WEIGHTS = Path(__file__).parents[2] / "weights" / "mini"
 LATENT_CHANNELS = 8
 DROP_CONDITION = 0.1
 KL_WEIGHT = 1e-3
+PUBLISHED_ENCODER = "DinoV2"
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,27 @@ class TrainRequest:
     seed: int
     export_to: Path | None = None
     """Folder of the exported weights; None is the one that ships."""
+    steps: int = 0
+    limit: int | None = None
+    random: bool = False
+    """A trial: frozen networks have random weights, and nothing is validated or saved."""
 
 
 def model_config(config: str) -> dict[str, dict]:
     """The `models` of the configuration `config`: role to {"name", "args"}."""
-    return json.loads((CONFIGS / f"{config}.json").read_text())["models"]
+    return training_config(config)["models"]
+
+
+def training_config(config: str) -> dict[str, Any]:
+    """The configuration `config`, a name or a file. Errors: `MaquetteError` bad_input."""
+    path = CONFIGS / f"{config}.json"
+    try:
+        loaded: dict[str, Any] = json.loads((path if path.exists() else Path(config)).read_text())
+    except (OSError, ValueError) as error:
+        raise MaquetteError(
+            "bad_input", f"There is no CUPID configuration {config!r}; use mini or full.", str(error)
+        ) from error
+    return loaded
 
 
 class Autoencoder(nn.Module):
@@ -86,14 +107,17 @@ class Autoencoder(nn.Module):
 class StructureModel(nn.Module):
     """The flow of stage 1 and the image encoder it is conditioned on."""
 
-    def __init__(self, encoder: ImageEncoder, flow: SparseStructureFlowModel) -> None:
+    def __init__(self, encoder: nn.Module, flow: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
         self.flow = flow
 
 
 class Stage:
-    """One stage: its module, its loss on a random batch and what it exports."""
+    """One stage: its module, its loss on a random batch and what it exports.
+
+    What stands here is mini's; a configuration's `training` goes before it (the published numbers, spec 12).
+    """
 
     batch = 16
     rate = 2e-3
@@ -101,6 +125,13 @@ class Stage:
     bf16_on_cpu = False
     muon = False
     most_workers = 1
+    average = 0.999
+    weight_decay = 0.01
+    betas = (0.9, 0.98)
+    constant = False
+    checkpointing = False
+    normalized = True
+    """Whether the flow's target is normalised by its own spread; published stage-1 latents are not."""
     parts: dict[str, str] = {}
     """Role of each model that the stage trains, and its name inside `module`."""
 
@@ -108,6 +139,10 @@ class Stage:
         self.request = request
         self.device = torch.device(request.device)
         self.models = model_config(request.config)
+        for name, value in training_config(request.config).get("training", {}).get(request.stage, {}).items():
+            if not hasattr(Stage, name):
+                raise MaquetteError("bad_input", f"The configuration's training of {request.stage} has no {name!r}.")
+            setattr(self, name, value)
         cores = os.cpu_count() or 1
         self.workers = min(cores, self.most_workers) if self.device.type == "cpu" else 1
         self.size = max(1, (request.batch or self.batch) // self.workers)  # what one worker draws
@@ -155,7 +190,7 @@ class VaeStage(Stage):
         encoder, decoder = (self.models[role]["args"] for role in self.parts)
         self.module = Autoencoder(SparseStructureEncoder(**encoder), SparseStructureDecoder(**decoder))
         self.module = self.module.to(memory_format=torch.channels_last_3d)  # a fifth quicker on CPUs
-        self.resolution = latent_resolution(self.models) * 2 ** (len(self.models["ss_dec"]["args"]["channels"]) - 1)
+        self.resolution = voxel_resolution(self.models)
 
     def run(self, volume: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logits, mean and log-variance of `volume` [B,C,R,R,R], the posterior sampled with `generator`."""
@@ -188,11 +223,12 @@ class UvVae(VaeStage):
         return losses["loss"], parts
 
     def validate(self) -> dict[str, float]:
-        volume = self._volumes(torch.Generator().manual_seed(1), 32)
-        logits = self.module.decoder(self.module.encoder(volume))
-        support = volume[:, :1]
-        error = ((torch.sigmoid(logits[:, 1:].float()) - volume[:, 1:]).abs() * support).sum() / support.sum() / 2
-        return {"uv_error": float(error)}
+        error = support = 0.0
+        for volume in self._volumes(torch.Generator().manual_seed(1), 32).split(self.size):
+            logits, mask = self.module.decoder(self.module.encoder(volume)), volume[:, :1]
+            error += float(((torch.sigmoid(logits[:, 1:].float()) - volume[:, 1:]).abs() * mask).sum())
+            support += float(mask.sum())
+        return {"uv_error": error / support / 2}
 
 
 class StructureVae(VaeStage):
@@ -202,8 +238,8 @@ class StructureVae(VaeStage):
 
     def __init__(self, request: TrainRequest) -> None:
         super().__init__(request)
-        self.volumes = torch.from_numpy(ShardDataset(request.data, "train").occupancy)
-        self.held_out = torch.from_numpy(ShardDataset(request.data, "val").occupancy)
+        shards = (ShardDataset(request.data, split, request.limit) for split in ("train", "val"))
+        self.volumes, self.held_out = (torch.from_numpy(each.occupancy_at(self.resolution)) for each in shards)
 
     def loss(self, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         chosen = self.volumes[torch.randint(len(self.volumes), (self.size,), generator=generator)]
@@ -214,10 +250,13 @@ class StructureVae(VaeStage):
         return dice + entropy + KL_WEIGHT * kl_loss(mean.float(), logvar.float()), {"dice": float(dice.detach())}
 
     def validate(self) -> dict[str, float]:
-        volume = self.held_out[:64, None].float().to(self.device)
-        filled = self.module.decoder(self.module.encoder(volume)) > 0
-        both, either = (filled & (volume > 0)).sum(), (filled | (volume > 0)).sum()
-        return {"iou": float(both / either.clamp_min(1))}
+        both = either = 0
+        for volumes in self.held_out[:64, None].split(self.size):
+            volume = volumes.float().to(self.device)
+            filled = self.module.decoder(self.module.encoder(volume)) > 0
+            both += int((filled & (volume > 0)).sum())
+            either += int((filled | (volume > 0)).sum())
+        return {"iou": both / max(either, 1)}
 
 
 class StructureFlow(Stage):
@@ -232,15 +271,29 @@ class StructureFlow(Stage):
 
     def __init__(self, request: TrainRequest) -> None:
         super().__init__(request)
-        self.module = StructureModel(
-            ImageEncoder(**self.models["image_encoder"]["args"]),
-            SparseStructureFlowModel(**self.models["structure_flow"]["args"]),
+        entry = self.models["image_encoder"]
+        if entry["name"] == PUBLISHED_ENCODER:  # frozen, as published
+            encoder = image_tokens(request, entry).to(self.device)
+            self.parts = {"structure_flow": "flow"}
+        else:
+            encoder = build(entry)
+        flow = build(self.models["structure_flow"])
+        flow.checkpointing = self.checkpointing
+        self.module = StructureModel(encoder, flow)
+        seed = request.seed if request.random else None
+        encoders = [
+            frozen(SparseStructureEncoder, self.models, role, self.device, seed, request.export_to)
+            for role in ("ss_enc", "uv_enc")
+        ]
+        cache = None if request.random else request.out / request.stage
+        resolution = voxel_resolution(self.models)
+        self.train_set, self.held_out = (
+            LatentSet(request.data, split, *encoders, uv_volumes, self.device, cache, request.limit, resolution)
+            for split in ("train", "val")
         )
-        encoders = [frozen(SparseStructureEncoder, self.models, role, self.device) for role in ("ss_enc", "uv_enc")]
-        cache = request.out / request.stage
-        self.train_set = LatentSet(request.data, "train", *encoders, uv_volumes, self.device, cache=cache)
-        known = self.train_set.normalization
-        self.held_out = LatentSet(request.data, "val", *encoders, uv_volumes, self.device, known, cache)
+        if not self.normalized:
+            self.train_set.normalization = unit_normalization(flow.in_channels)
+        self.held_out.normalization = self.train_set.normalization
 
     def loss(self, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         image, target = self.train_set.draw(self.size, generator)
@@ -266,6 +319,8 @@ class StructureFlow(Stage):
         mixed, velocity = flow_training_pair(target, times, noise)
         keep = (torch.rand(len(target), generator=generator) >= drop).to(self.device)
         encoder = self.module.encoder
+        if image.shape[-1] != encoder.image_size:
+            image, occluder = (resized(each, encoder.image_size) for each in (image, occluder))
         tokens = encoder(hide(image, occluder)[:, : encoder.in_channels]) * keep.view(-1, 1, 1)
         weights = token_weights(occluder, encoder.patches, SPECIAL_TOKENS)
         weights = torch.where(keep.view(-1, 1), weights, torch.ones_like(weights))
@@ -278,11 +333,12 @@ class StructureFlow(Stage):
 
     def validate(self) -> dict[str, float]:
         result = {}
+        count = self.size if self.checkpointing else 64  # of the published size, what a step takes fits
         for suffix, share in (("", 0.0), ("_occluded", 1.0)):
             generator = torch.Generator().manual_seed(1)
             totals = np.zeros(3)
             for _ in range(4):
-                image, target = self.held_out.draw(64, generator, augment=False)
+                image, target = self.held_out.draw(count, generator, augment=False)
                 hidden = random_occluders(image[:, 3:], torch.Generator().manual_seed(2), share)
                 value, parts = self._velocity_loss(image, hidden, target, generator, 0.0)
                 totals += [float(value), parts["occupancy"], parts["uv"]]
@@ -299,44 +355,58 @@ class StructureFlow(Stage):
         path.write_text(json.dumps(pipeline, indent=2) + "\n")
 
 
+def voxel_resolution(models: dict[str, dict]) -> int:
+    """Voxels along a side of what the dense VAEs read and answer."""
+    return latent_resolution(models) * 2 ** (len(models["ss_dec"]["args"]["channels"]) - 1)
+
+
+def unit_normalization(channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(mean, std) that change nothing."""
+    return torch.zeros(channels), torch.ones(channels)
+
+
+def image_tokens(request: TrainRequest, entry: dict[str, Any]) -> nn.Module:
+    """The published image encoder, not trainable: from the folder of `--export-to`, or random in a trial.
+
+    Errors: `MaquetteError` model_missing.
+    """
+    if request.random:
+        encoder = random_network(partial(build, entry), "image_encoder", request.seed)
+    else:
+        place = find_dinov2(request.export_to or MINI_WEIGHTS)
+        if place is None:
+            raise MaquetteError(
+                "model_missing", "The image encoder's weights are not there; install DINOv2.", next_step="install_model"
+            )
+        encoder = load_dinov2(place)
+    return encoder.eval().requires_grad_(False)
+
+
 def latent_resolution(models: dict[str, dict]) -> int:
     """Voxels along a side of the stage-1 latent."""
     return models["structure_flow"]["args"]["resolution"]
 
 
-def frozen(kind: Callable[..., nn.Module], models: dict[str, dict], role: str, device: torch.device) -> nn.Module:
-    """The exported model `role`, not trainable. Errors: `MaquetteError` model_missing: its stage comes first."""
-    model = kind(**models[role]["args"])
-    tensors = {name: tensor.float() for name, tensor in load_tensors(MINI_WEIGHTS / role).items()}
-    load_strict(model, tensors, role)
+def frozen(
+    kind: Callable[..., nn.Module],
+    models: dict[str, dict],
+    role: str,
+    device: torch.device,
+    seed: int | None = None,
+    folder: Path | None = None,
+) -> nn.Module:
+    """The exported model `role`, not trainable, from `folder` or the one that ships; with a `seed` a random one.
+
+    Errors: `MaquetteError` model_missing: its stage comes first.
+    """
+    if seed is not None:
+        model = random_network(partial(build, models[role]), role, seed)
+    else:
+        model = kind(**models[role]["args"])
+        own = (folder or MINI_WEIGHTS) / role
+        stored = load_tensors(own if tensor_files(own) else MINI_WEIGHTS / role)
+        load_strict(model, {name: tensor.float() for name, tensor in stored.items()}, role)
     return model.to(device).eval().requires_grad_(False)
-
-
-def random_crops(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cameras [N,4,4] and crop intrinsics [N,3,3] as in the shards: the crop follows a box of random proportions."""
-    random = np.random.default_rng(seed)
-    views = random_cameras(count, seed)
-    cameras = np.stack([view.world_to_camera for view in views])
-    intrinsics = np.stack([view.intrinsics for view in views])
-    corners = np.array(np.meshgrid([-0.5, 0.5], [-0.5, 0.5], [-0.5, 0.5])).reshape(3, -1).T
-    extents = random.uniform(0.1, 1.0, (count, 1, 3))
-    extents /= extents.max(-1, keepdims=True)
-    camera = corners * extents @ cameras[:, :3, :3].transpose(0, 2, 1) + cameras[:, None, :3, 3]
-    pixels = camera @ intrinsics.transpose(0, 2, 1)
-    uv = pixels[..., :2] / pixels[..., 2:]
-    low, high = uv.min(1), uv.max(1)
-    side = (high - low).max(1) * random.uniform(1.0, 1.3, count)
-    left, top = ((low + high) / 2 - side[:, None] / 2).T
-    windows = np.zeros((count, 3, 3))
-    windows[:, 0, 0] = windows[:, 1, 1] = 1 / side
-    windows[:, 0, 2], windows[:, 1, 2], windows[:, 2, 2] = -left / side, -top / side, 1
-    return torch.from_numpy(cameras).float(), torch.from_numpy(windows @ intrinsics).float()
-
-
-def random_quarter_turns(volumes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Volumes [B,R,R,R] turned about z by the same random quarter and maybe mirrored: more shapes for the VAE."""
-    volumes = torch.rot90(volumes, int(torch.randint(4, (1,), generator=generator)), (1, 2))
-    return volumes.flip(1) if torch.rand((), generator=generator) < 0.5 else volumes
 
 
 def _slat_vae(request: TrainRequest) -> Stage:
@@ -376,11 +446,17 @@ def train(request: TrainRequest) -> dict[str, float]:
         muon=stage.muon,
         warmup=stage.warmup,
         workers=stage.workers,
+        average=stage.average,
+        weight_decay=stage.weight_decay,
+        betas=tuple(stage.betas),
+        constant=stage.constant,
+        steps=request.steps,
+        save=not request.random,
     )
     loop = TrainingLoop(stage.module, folder, settings, stage.device)
     if request.resume and not loop.resume():
         logger.info("no run in %s: starting %s", folder, "from the shipped weights" if shipped else "anew")
-    result = loop.run(stage.loss, stage.validate)
-    if request.export:
+    result = loop.run(stage.loss, None if request.random else stage.validate)
+    if request.export and not request.random:
         stage.export(loop)
     return result

@@ -30,8 +30,8 @@ from .model import build
 from .slat_data import SurfaceSet
 from .slat_vae import SLatEncoder
 from .structure_decode import voxel_uv
-from .train import DROP_CONDITION, MINI_WEIGHTS, Stage, TrainRequest
-from .train_slat_vae import DROPPED, GROWN, frozen, premultiplied, voxel_features
+from .train import DROP_CONDITION, MINI_WEIGHTS, Stage, TrainRequest, training_config
+from .train_slat_vae import DROPPED, GROWN, encode_pictures, frozen, premultiplied, voxel_features
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +126,12 @@ class ViewSet:
         return View(latent, voxel_uv(latent.coords, world_to_camera, matrices, resolution), image)
 
 
+def published_normalization(config: str) -> tuple[Tensor, Tensor] | None:
+    """(mean, std), each [C], that belong to the configuration's own SLat encoder; None where they are measured."""
+    known = training_config(config).get("slat_normalization")
+    return None if known is None else (torch.tensor(known["mean"]), torch.tensor(known["std"]))
+
+
 class SLatFlow(Stage):
     """Rectified flow of the structured latent."""
 
@@ -139,6 +145,7 @@ class SLatFlow(Stage):
     def __init__(self, request: TrainRequest) -> None:
         super().__init__(request)
         self.module = build(self.models["slat_flow"])
+        self.module.checkpointing = self.checkpointing
         self.image_encoder = frozen(request, "image_encoder")
         latents = frozen(request, "slat_enc")
         entry = self.models["slat_flow"]["args"]
@@ -151,9 +158,15 @@ class SLatFlow(Stage):
         reads_tokens = latents.input_layer.in_features == self.image_encoder.channels
         self.latent_encoder = latents if reads_tokens else None
         images = self.image_encoder if reads_tokens else None
-        train_set, held_out = (SurfaceSet(request.data, name, entry["resolution"]) for name in ("train", "val"))
+        train_set, held_out = (
+            SurfaceSet(request.data, name, entry["resolution"], request.limit) for name in ("train", "val")
+        )
         self.train_set = ViewSet(train_set, latents, images)
-        self.train_set.measure()
+        known = published_normalization(request.config)
+        if known is None:
+            self.train_set.measure()
+        else:
+            self.train_set.mean, self.train_set.std = known
         self.held_out = ViewSet(held_out, latents, images)
         self.held_out.mean, self.held_out.std = self.train_set.mean, self.train_set.std
         logger.info("%d objects for training, %d for validation", len(train_set), len(held_out))
@@ -165,9 +178,7 @@ class SLatFlow(Stage):
         x, count = view.latent.to(self.device), view.latent.batch_size
         image, uv = view.image.to(self.device), view.uv.to(self.device)
         keep = (torch.rand(count, generator=generator) >= drop).to(self.device)
-        with torch.no_grad():
-            channels = self.image_encoder.patch_embed.in_channels
-            tokens = self.image_encoder(image[:, :channels]) * keep.view(-1, 1, 1)
+        tokens = encode_pictures(self.image_encoder, image) * keep.view(-1, 1, 1)
         shown = image[:, :3] * keep.view(-1, 1, 1, 1)
         times = flow_times(count, generator).to(self.device)
         noise = torch.randn(x.feats.shape, generator=generator).to(self.device)

@@ -16,6 +16,7 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,12 +29,14 @@ from backend.training.checkpoints import load_strict, load_tensors, tensor_files
 from . import slat_data
 from .losses import kl_loss
 from .model import build
+from .networks import random_network
 from .slat_data import SURFACE_CHANNELS, Surface, SurfaceSet
 from .slat_flow import SPECIAL_TOKENS, sample_at
 from .slat_mesh import SLatMeshDecoder
 from .slat_vae import Gaussians, SLatEncoder, SLatGaussianDecoder
 from .structure_decode import voxel_uv
-from .train import MINI_WEIGHTS, Stage, TrainRequest
+from .train import MINI_WEIGHTS, PUBLISHED_ENCODER, Stage, TrainRequest, image_tokens, model_config
+from .train_draws import resized
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +85,7 @@ class TokenFeatures:
         shards = self.shards
         image = premultiplied(torch.from_numpy(shards.images[index]))
         with torch.no_grad():
-            tokens = self.encoder(image[:, : self.encoder.patch_embed.in_channels])[:, SPECIAL_TOKENS:]
+            tokens = encode_pictures(self.encoder, image)[:, SPECIAL_TOKENS:].float().cpu()
         side = round(tokens.shape[1] ** 0.5)
         patches = tokens.transpose(1, 2).reshape(len(image), -1, side, side)
         total = torch.zeros(len(coords), tokens.shape[-1])
@@ -100,11 +103,29 @@ def premultiplied(rgba: Tensor) -> Tensor:
     return torch.cat([values[:, :3] * values[:, 3:], values[:, 3:]], dim=1)
 
 
-def frozen(request: TrainRequest, role: str) -> nn.Module:
-    """The exported model `role`, not trainable: from `--export-to`, else from the shipped weights.
+def encode_pictures(encoder: nn.Module, image: Tensor) -> Tensor:
+    """Tokens of pictures [B,4,S,S] of any size; without gradients."""
+    device = next(encoder.parameters()).device
+    image = image[:, : encoder.in_channels].to(device)
+    if image.shape[-1] != encoder.image_size:
+        image = resized(image, encoder.image_size)
+    with torch.no_grad():
+        tokens: Tensor = encoder(image)
+    return tokens
 
-    Its sizes are those of the file beside the weights. Errors: `MaquetteError` model_missing: its stage comes first.
+
+def frozen(request: TrainRequest, role: str) -> nn.Module:
+    """The exported model `role`, not trainable: from `--export-to`, else from the shipped weights; random in a trial.
+
+    Its sizes are those of the file beside the weights, in a trial those of the configuration. Errors: `MaquetteError`
+    model_missing: its stage comes first.
     """
+    entry = model_config(request.config)[role]
+    if role == "image_encoder" and entry["name"] == PUBLISHED_ENCODER:
+        return image_tokens(request, entry).to(request.device)
+    if request.random:
+        trial = random_network(partial(build, entry), role, request.seed)
+        return trial.to(request.device).eval().requires_grad_(False)
     own = (request.export_to or MINI_WEIGHTS) / role
     place = own if tensor_files(own) else MINI_WEIGHTS / role
     try:
@@ -134,8 +155,9 @@ class SLatVae(Stage):
         self.module = SLatAutoencoder(*(build(self.models[role]) for role in self.parts))
         entry = self.models["slat_enc"]["args"]
         self.resolution: int = entry["resolution"]
-        self.objects = SurfaceSet(request.data, "train", self.resolution)
-        self.held_out = SurfaceSet(request.data, "val", self.resolution)
+        self.objects, self.held_out = (
+            SurfaceSet(request.data, split, self.resolution, request.limit) for split in ("train", "val")
+        )
         self.images = None
         if entry["in_channels"] != SURFACE_CHANNELS:
             self.images = frozen(request, "image_encoder")
