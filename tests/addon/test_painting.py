@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from .conftest import contract, module, pump_until
+from .conftest import contract, make_undo_steps, module, pump_until
 
 
 def paint(image, box: tuple[int, int, int, int]) -> None:
@@ -150,3 +150,39 @@ def test_a_turned_photo_lies_upright_over_its_mask(addon_enabled, orientation):
     flipped = np.asarray(stored)[::-1]  # texture coordinates run upwards
     seen = [flipped[int(v), int(u)] for u, v in corners]
     assert seen == [shown[1, 0], shown[1, 1], shown[0, 1], shown[0, 0]]
+
+
+def press_paint(window: bpy.types.Window) -> bpy.types.Area:
+    """Press the brush beside the occluder's field."""
+    view = next(area for area in window.screen.areas if area.type == "VIEW_3D")
+    region = next(region for region in view.regions if region.type == "WINDOW")
+    with bpy.context.temp_override(window=window, area=view, region=region):
+        assert bpy.ops.maquette.paint_mask(target="create", kind="occluder") == {"FINISHED"}
+    return view
+
+
+def test_undo_while_painting_leaves_a_way_back(settings):
+    make_undo_steps()
+    paint_view = module("scene.paint_view")
+    window = bpy.context.window_manager.windows[0]
+    view = press_paint(window)
+    assert view.type == "IMAGE_EDITOR" and settings.occluder_image is not None
+    bpy.ops.ed.undo()
+    assert bpy.context.scene.maquette_create.occluder_image is None
+    window = bpy.context.window_manager.windows[0]
+    assert paint_view.leave(window) and "VIEW_3D" in [area.type for area in window.screen.areas]
+    assert not paint_view.leave(window)
+
+
+def test_a_file_saved_while_painting_opens_and_can_be_left(settings, tmp_path):
+    paint_view, masks = module("scene.paint_view"), module("scene.mask_images")
+    window = bpy.context.window_manager.windows[0]
+    press_paint(window)
+    paint(settings.occluder_image, (5, 10, 20, 40))
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "painting.blend"))
+    paint_view.leave(window)
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "painting.blend"), load_ui=True)
+    window = bpy.context.window_manager.windows[0]
+    assert masks.painted_mask(bpy.context.scene.maquette_create, "occluder").sum() == 15 * 30
+    paint_view.leave(window)  # whether the window came with the file depends on Blender; there is a way back either way
+    assert "VIEW_3D" in [area.type for area in window.screen.areas] and paint_view.KEPT not in window.screen
