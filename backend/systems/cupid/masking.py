@@ -1,5 +1,7 @@
 """Where the object is in the photo: the given mask, the picture's own alpha, or a plain cut-out that knows its limits.
 
+Before a busy background `grab_cut.py` is asked, or the network of `background_removal.py` where that is installed.
+
 The cut-out needs no network. It models the background from the picture's border (a smooth colour surface plus its
 noise),
 marks what differs, keeps the largest component and fills its holes. It refuses when the border is not plain or the
@@ -18,6 +20,7 @@ from scipy import ndimage
 from backend.contract.errors import MaquetteError
 from backend.formats.images import SOLID_ALPHA, Picture, decode_mask
 from backend.systems.cupid import background_removal
+from backend.systems.cupid.grab_cut import stable_object
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,8 @@ BUSY_BORDER = 0.12  # a border that deviates more than this from a smooth surfac
 SMALLEST_PART, LARGEST_PART = 0.004, 0.85  # plausible share of the picture for one object
 MOST_ON_BORDER = 0.25  # share of the border strip an object may cover (cut by the frame, standing on it)
 LEAST_SHARE = 0.6  # the largest component must hold this much of everything that differs
+
+BUSY_SIDE = 128  # the cut before a busy background takes a second at this size
 
 ASK = "choose a picture with a transparent background or give a mask"
 
@@ -65,8 +70,13 @@ def find_object(picture: Picture, mask: bytes | None = None) -> Cutout:
 
 
 def _removed(picture: Picture, unsure: MaquetteError) -> Cutout:
-    """What the optional network cuts out where the plain way is `unsure`. Errors: `MaquetteError` bad_input."""
+    """What can be cut out where the plain way is `unsure`: by the optional network, else before a busy background by
+    colour models if those are sure. Errors: `MaquetteError` bad_input."""
     if not background_removal.available():
+        alpha = cut_out_busy(picture.rgba[..., :3]) if isinstance(unsure, _BusyBackground) else None
+        if alpha is not None:
+            message = "The object was cut out from a busy background; give a mask if the cut is wrong."
+            return Cutout(alpha, "cut_out", message)
         text = str(unsure)
         if background_removal.package_there():
             text = text.replace("give a mask", "give a mask, or install U2-Net under Models")
@@ -84,7 +94,8 @@ def cut_out(rgb: np.ndarray) -> np.ndarray:
     differs, noise, threshold = stands_out(rgb)
     strip = _border_strip(differs.shape)
     if noise > BUSY_BORDER:
-        raise _unsure(f"The background is too busy to cut the object out; {ASK}.", f"border noise {noise:.3f}")
+        text = f"The background is too busy to cut the object out; {ASK}."
+        raise _BusyBackground("bad_input", text, f"border noise {noise:.3f}", "give_mask")
     labels, count = ndimage.label(differs)
     if count == 0:
         raise _unsure(f"No object stands out from the background; {ASK}.", f"threshold {threshold:.3f}")
@@ -100,10 +111,7 @@ def cut_out(rgb: np.ndarray) -> np.ndarray:
         raise _unsure(f"The object and the background cannot be told apart; {ASK}.", detail)
     if leading < LEAST_SHARE:
         raise _unsure(f"Several things stand out and it is not clear which one is meant; {ASK}.", detail)
-    soft = ndimage.gaussian_filter(solid.astype(np.float64), 0.6)
-    enlarged = Image.fromarray(np.rint(soft * 255).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
-    alpha = np.asarray(enlarged).astype(np.float64)
-    return np.clip((alpha - 64.0) * 2.0, 0, 255).astype(np.uint8)  # steeper edge, still antialiased
+    return _enlarged(solid, (width, height))
 
 
 def stands_out(rgb: np.ndarray) -> tuple[np.ndarray, float, float]:
@@ -116,6 +124,30 @@ def stands_out(rgb: np.ndarray) -> tuple[np.ndarray, float, float]:
     difference = np.sqrt(((small - background) ** 2).sum(-1))
     threshold = max(LEAST_DIFFERENCE, NOISE_FACTOR * noise)
     return np.asarray(ndimage.binary_opening(difference > threshold, iterations=1)), noise, threshold
+
+
+class _BusyBackground(MaquetteError):
+    """The border of the picture is not plain."""
+
+
+def cut_out_busy(rgb: np.ndarray) -> np.ndarray | None:
+    """Alpha [H,W] uint8 of the one object in `rgb` [H,W,3] uint8 before any background, or None when in doubt."""
+    small = Image.fromarray(rgb)
+    small.thumbnail((BUSY_SIDE, BUSY_SIDE), Image.Resampling.BOX)
+    strip = _border_strip((small.height, small.width))
+    solid = stable_object(np.asarray(small, np.float64) / 255.0, strip)
+    if solid is None or not SMALLEST_PART <= solid.mean() <= LARGEST_PART:
+        return None
+    logger.info("cut from a busy background: share %.3f", solid.mean())
+    return _enlarged(solid, (rgb.shape[1], rgb.shape[0]))
+
+
+def _enlarged(solid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """`solid` [h,w] bool as alpha [H,W] uint8 of `size` (width, height) with a soft edge."""
+    soft = ndimage.gaussian_filter(solid.astype(np.float64), 0.6)
+    enlarged = Image.fromarray(np.rint(soft * 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    alpha = np.asarray(enlarged).astype(np.float64)
+    return np.clip((alpha - 64.0) * 2.0, 0, 255).astype(np.uint8)  # steeper edge, still antialiased
 
 
 def _border_strip(shape: tuple[int, int]) -> np.ndarray:
