@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from backend.contract import meshes
+from backend.contract import meshes, splats
 from backend.contract.errors import MaquetteError
 from backend.contract.messages import SystemInfo
 from backend.formats import glb
@@ -25,6 +25,7 @@ from backend.systems.cupid.object_stage import ONLY_STAGE_1, MadeObject
 from backend.systems.cupid.photo import Photo, prepare_photos
 from backend.systems.cupid.photo_results import camera_files, photo_report
 from backend.systems.cupid.request import Request, parse_request
+from backend.systems.finishing import with_pivot
 
 TASK = "image_to_3d"
 STAGES = (
@@ -114,7 +115,7 @@ def _artifacts(
     """The artifacts of the first one; with several also those of the gallery."""
     made = variants[0]
     mesh, camera, fit = made.mesh, made.camera, made.fit
-    gallery_files, scores = gallery(variants, photo) if len(variants) > 1 else ([], [])
+    gallery_files, scores = gallery(variants, photo, more) if len(variants) > 1 else ([], [])
     photos, cameras = (photo, *more), (camera, *made.more_cameras)
     seen = [photo_report(mesh, *each) for each in zip(photos, cameras, strict=True)]
     crop_intrinsics = None if camera.crop is None else camera.crop.intrinsics
@@ -132,6 +133,8 @@ def _artifacts(
         "voxels": len(made.structure.coords),
         "vertices": len(mesh.vertices),
         "triangles": len(mesh.faces),
+        "normal_map": bool(mesh.normal_map),
+        "splats": 0 if made.splats is None else len(made.splats.positions),
         "stage_2": ONLY_STAGE_1 not in made.notes,
         "notes": list(made.notes),
         "camera_trusted": camera.trusted,
@@ -145,7 +148,10 @@ def _artifacts(
         "hypotheses": scores,
         "peak_mib": results.peak_mib(),
     }
-    glb_bytes = glb.mesh_to_glb(mesh, "Maquette object")
+    glb_bytes = glb.mesh_to_glb(with_pivot(mesh, request.pivot), "Maquette object")
+    splat_files = [] if made.splats is None else [
+        ArtifactData("splats.ply", splats.splats_to_ply(made.splats), splats.MEDIA_TYPE)
+    ]
     hooks.finish()
     report["seconds"] = {name: round(value, 4) for name, value in hooks.seconds.items()}
     artifacts = (
@@ -154,6 +160,7 @@ def _artifacts(
         *camera_files(photos, cameras),
         ArtifactData("thumbnail.png", thumbnail, "image/png"),
         *gallery_files,
+        *splat_files,
         ArtifactData("report.json", json.dumps(report, indent=1).encode(), "application/json"),
     )
     return RunResult(artifacts, report)
