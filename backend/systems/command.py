@@ -13,6 +13,7 @@ from PIL import Image
 
 from backend.contract.errors import MaquetteError
 from backend.contract.meshes import MeshData, mesh_from_bytes
+from backend.formats import glb
 from backend.formats.images import decode_image, encode_png
 from backend.rendering.views import render_mesh
 from backend.systems import registry, scene_command
@@ -45,7 +46,7 @@ def overlay(image: bytes, mesh: MeshData, camera: dict) -> bytes:
 
 
 def write_result(result: RunResult, images: Sequence[bytes], out: Path) -> None:
-    """Write the artifacts, and camera and overlay of each photo, into `out`.
+    """Write the artifacts, and camera and overlay of each photo, into `out`; of further hypotheses GLB and picture.
 
     Errors: `MaquetteError` disk_full when it cannot be written.
     """
@@ -55,6 +56,12 @@ def write_result(result: RunResult, images: Sequence[bytes], out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         for name in KEPT:
             if name in data:
+                (out / name).write_bytes(data[name])
+        for name in (name for name in data if name.startswith("hypothesis_")):
+            stem, ending = name.split(".")
+            if ending == "mesh":
+                (out / f"{stem}.glb").write_bytes(glb.mesh_to_glb(mesh_from_bytes(data[name]), "Maquette object"))
+            else:
                 (out / name).write_bytes(data[name])
         for number, image in enumerate(images):
             ending = f"_{number}" if number else ""
@@ -79,6 +86,11 @@ def main(arguments: Sequence[str]) -> int:
         "--mask", action="append", default=[],
         help=f"picture that is white where the object is; one a photo in the photos' order, {NO_MASK} to leave one out",
     )  # fmt: skip
+    parser.add_argument(
+        "--occluder", action="append", default=[],
+        help=f"picture that is white where something hides the object; one a photo, {NO_MASK} to leave one out",
+    )  # fmt: skip
+    parser.add_argument("--hypotheses", type=int, help="how many different answers to write, 1 to 8; default: 1")
     parser.add_argument("--task", help=f"default: the system's first, image_to_3d; or {scene_command.TASK}")
     parser.add_argument("--depth", type=Path, help="of a scene: depth image (.npy, 16-bit PNG or EXR)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the result")
@@ -107,8 +119,8 @@ def main(arguments: Sequence[str]) -> int:
         masks = [_read(Path(mask)) for mask in options.mask]
         inputs = scene_command.scene_inputs(images, masks, _read(options.depth) if options.depth else None)
     else:
-        inputs = photo_inputs(images, options.mask)
-    names = ("seed", "steps", "weights", "config", "focal", "profile")
+        inputs = photo_inputs(images, options.mask, options.occluder)
+    names = ("seed", "steps", "weights", "config", "focal", "profile", "hypotheses")
     parameters = {name: getattr(options, name) for name in names}
     finish = {name: getattr(options, name) for name in ("triangles", "texture_size", "normal_map", "splats", "pivot")}
     parameters |= {name: value for name, value in finish.items() if value}
@@ -124,17 +136,20 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def photo_inputs(images: Sequence[bytes], masks: Sequence[str]) -> dict[str, bytes]:
-    """The inputs image, image_1, ..., mask, mask_1, ... of photos of one object; `masks` are files in their order.
+def photo_inputs(images: Sequence[bytes], masks: Sequence[str], occluders: Sequence[str] = ()) -> dict[str, bytes]:
+    """The inputs image, image_1, ..., mask, mask_1, ... of photos of one object; `masks` and `occluders` are files in
+    their order.
 
     Errors: `MaquetteError` when there are more masks than photos, or one cannot be read.
     """
-    if len(masks) > len(images):
-        raise MaquetteError("bad_input", "There are more masks than photos; give one --mask a photo at most.")
     endings = ["" if number == 0 else f"_{number}" for number in range(len(images))]
     inputs = {f"image{ending}": image for ending, image in zip(endings, images, strict=True)}
-    given = zip(endings, masks, strict=False)  # the last photos may have no mask
-    return inputs | {f"mask{ending}": _read(Path(mask)) for ending, mask in given if mask != NO_MASK}
+    for name, files in (("mask", masks), ("occluder", occluders)):
+        if len(files) > len(images):
+            raise MaquetteError("bad_input", f"There are more {name}s than photos; give one --{name} a photo at most.")
+        given = zip(endings, files, strict=False)  # the last photos may have none
+        inputs |= {f"{name}{ending}": _read(Path(file)) for ending, file in given if file != NO_MASK}
+    return inputs
 
 
 def read_camera(path: Path) -> dict:

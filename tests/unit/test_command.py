@@ -1,13 +1,15 @@
 """The overlay of `generate` shows where the object is, and where it is not."""
 
 import io
+import json
 
 import numpy as np
 from PIL import Image
 
 from backend.contract import frames
-from backend.contract.meshes import MeshData
-from backend.systems.command import overlay
+from backend.contract.meshes import MeshData, mesh_to_bytes
+from backend.systems.base import ArtifactData, RunResult
+from backend.systems.command import overlay, write_result
 
 BOX = MeshData(
     np.array([[x, y, z] for x in (-0.2, 0.2) for y in (-0.2, 0.2) for z in (-0.2, 0.2)], np.float32),
@@ -45,3 +47,15 @@ def test_a_miss_or_no_camera_leaves_a_grey_ghost_not_the_picture() -> None:
         _, drawn = halves(eye, target)
         assert np.ptp(drawn, axis=-1).max() <= 1, "nothing of the picture's colour may pass for a result"
         assert drawn.min() > 150
+
+
+def test_further_hypotheses_are_written_as_glb_with_their_pictures(tmp_path) -> None:
+    camera = json.dumps({"world_to_camera": None, "intrinsics": None}).encode()
+    files = {"asset.mesh": mesh_to_bytes(BOX), "asset.glb": b"glb", "camera.json": camera,
+             "hypothesis_0.mesh": mesh_to_bytes(BOX), "hypothesis_0.png": b"png", "hypothesis_0.json": b"{}"}  # fmt: skip
+    result = RunResult(tuple(ArtifactData(name, data, "application/octet-stream") for name, data in files.items()))
+    write_result(result, [picture()], tmp_path / "out")
+    written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert written["hypothesis_0.glb"][:4] == b"glTF" and written["hypothesis_0.png"] == b"png"
+    assert set(written) == {"asset.glb", "camera.json", "overlay.png", *(f"hypothesis_0.{end}" for end in (
+        "glb", "png", "json"))}

@@ -209,6 +209,9 @@ def test_masks_of_the_command_belong_to_photos_in_order(tmp_path) -> None:
     assert inputs == {"image": b"a", "image_1": b"b", "image_2": b"c", "mask_1": photo()}
     with pytest.raises(MaquetteError, match="more masks"):
         photo_inputs([b"a"], [str(mask), str(mask)])
+    assert photo_inputs([b"a", b"b"], [], [str(mask)]) == {"image": b"a", "image_1": b"b", "occluder": photo()}
+    with pytest.raises(MaquetteError, match="more occluders"):
+        photo_inputs([b"a"], [], [str(mask), str(mask)])
 
 
 def test_a_view_that_contradicts_the_first_takes_nothing_away(monkeypatch: pytest.MonkeyPatch) -> None:
