@@ -13,6 +13,7 @@ from backend.geometry.dual_marching_cubes import extract_mesh
 from backend.nn.sparse_tensor import SparseTensor
 from backend.systems.cupid import slat_data, train
 from backend.systems.cupid.mesh_cleanup import visible_parts
+from backend.systems.cupid.model import build
 from backend.systems.cupid.train_slat_flow import SLatFlow
 from backend.systems.cupid.train_slat_vae import SLatVae, frozen
 from backend.training.checkpoints import save_model
@@ -111,7 +112,7 @@ def asked(stage: str, data: Path, out: Path, config: str, **changes: object) -> 
 def give_image_encoder(folder: Path, config: str) -> None:
     entry = train.model_config(config)["image_encoder"]
     torch.manual_seed(0)
-    state = train.ImageEncoder(**entry["args"]).state_dict()
+    state = build(entry).state_dict()
     save_model(folder, "image_encoder", entry["name"], entry["args"], state)
 
 
