@@ -51,8 +51,11 @@ def test_a_miss_or_no_camera_leaves_a_grey_ghost_not_the_picture() -> None:
 
 def test_further_hypotheses_are_written_as_glb_with_their_pictures(tmp_path) -> None:
     camera = json.dumps({"world_to_camera": None, "intrinsics": None}).encode()
-    files = {"asset.mesh": mesh_to_bytes(BOX), "asset.glb": b"glb", "camera.json": camera,
-             "hypothesis_0.mesh": mesh_to_bytes(BOX), "hypothesis_0.png": b"png", "hypothesis_0.json": b"{}"}  # fmt: skip
+    box = mesh_to_bytes(BOX)
+    files = {
+        "asset.mesh": box, "asset.glb": b"glb", "camera.json": camera,
+        "hypothesis_0.mesh": box, "hypothesis_0.png": b"png", "hypothesis_0.json": b"{}",
+    }  # fmt: skip
     result = RunResult(tuple(ArtifactData(name, data, "application/octet-stream") for name, data in files.items()))
     write_result(result, [picture()], tmp_path / "out")
     written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
