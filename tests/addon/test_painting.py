@@ -80,12 +80,27 @@ def test_a_mask_of_another_picture_is_not_sent(blender, generate, settings, tmp_
     paint(masks.ensure_mask_image(settings, "occluder"), (0, 0, 9, 9))
     other = tmp_path / "other.png"
     Image.new("RGB", (30, 20)).save(other)
+    store = blender.session.get().store
+    before = set(store.root.iterdir())
     with pytest.raises(RuntimeError, match="belongs to another picture"):
         generate(other)
-    store = blender.session.get().store
-    assert not [item for item in store.root.iterdir() if store.get(item.name) is None]  # no folder is left behind
+    assert set(store.root.iterdir()) == before  # no folder is left behind
     assert bpy.ops.maquette.remove_painted(target="create", kind="occluder") == {"FINISHED"}
     assert store.get(generate(other)).report["inputs"] == ["image"]
+
+
+def test_a_job_that_cannot_be_sent_leaves_nothing_behind(blender, generate, settings, monkeypatch):
+    masks, errors, store = module("scene.mask_images"), contract("errors"), blender.session.get().store
+    paint(masks.ensure_mask_image(settings, "occluder"), (0, 0, 9, 9))
+
+    def refuse(self):
+        raise errors.MaquetteError("model_missing", "The backend is not set up yet. Press Set Up first.")
+
+    before = set(store.root.iterdir())
+    monkeypatch.setattr(module("runtime.session").Session, "start_backend", refuse)
+    with pytest.raises(RuntimeError, match="Press Set Up first"):
+        generate()
+    assert set(store.root.iterdir()) == before
 
 
 def test_what_is_painted_is_saved_with_the_file(settings, tmp_path):
