@@ -18,6 +18,7 @@ from backend.systems.cupid.condition import Condition
 from backend.systems.cupid.flow_sampler import denormalise, sample_flow, with_steps
 from backend.systems.cupid.mesh_cleanup import visible_parts
 from backend.systems.cupid.occupancy_mesh import mesh_from_occupancy
+from backend.systems.cupid.outline_snap import Outline, snap_to_outline
 from backend.systems.cupid.photo import Photo
 from backend.systems.cupid.photo_texture import PhotoView, textured_mesh
 from backend.systems.cupid.structure_decode import Structure, voxel_uv
@@ -112,8 +113,10 @@ def mesh_from_structure(
     camera: SolvedCamera,
     more: Sequence[PhotoView] = (),
     options: FinishOptions = AS_MADE,
+    outlines: Sequence[Outline] = (),
 ) -> MeshData:
-    """The surface of the voxels, textured from the photo, and `more` of them, through the solved camera.
+    """The surface of the voxels, drawn to `outlines`, textured from the photo, and `more` of them, through the solved
+    camera.
 
     Errors: `MaquetteError`.
     """
@@ -123,6 +126,8 @@ def mesh_from_structure(
     if not len(faces):
         raise MaquetteError("bad_input", "The object came out too thin to have a surface; try another seed.",
                             next_step="retry")
+    for outline in outlines:
+        vertices = snap_to_outline(vertices, faces, outline)
     if camera.crop is not None:
         k = camera.crop.intrinsics
         return textured_mesh(

@@ -16,6 +16,7 @@ from backend.systems.cupid import results
 from backend.systems.cupid.condition import Condition, encode_photo
 from backend.systems.cupid.latent_stage import decode_mesh, mesh_from_structure, sample_latent
 from backend.systems.cupid.model import CupidModel
+from backend.systems.cupid.outline_snap import Outline
 from backend.systems.cupid.photo import Photo
 from backend.systems.cupid.request import Request
 from backend.systems.cupid.silhouette_fit import SilhouetteFit
@@ -106,7 +107,12 @@ def finish_object(
     if latent is not None:
         mesh = decode_mesh(networks, latent, photo, camera, views, request.finish)
     else:
-        mesh = mesh_from_structure(structure, resolution, photo, camera, views, request.finish)
+        outlines = [] if found.fit is None else [  # a fit means that the configuration draws shapes to silhouettes
+            Outline(view.crop, each.crop.image[..., 3] / 255.0, each.occluder)
+            for each, view in zip(photos, (camera, *found.more), strict=True)
+            if view.crop is not None and view.trusted
+        ]
+        mesh = mesh_from_structure(structure, resolution, photo, camera, views, request.finish, outlines)
     hooks.check_cancelled()
     splats = None
     if request.splats:
