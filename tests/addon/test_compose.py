@@ -15,6 +15,8 @@ from PIL import Image
 
 from tests.addon.conftest import make_undo_steps, module, pump_until
 
+PATIENCE = 120.0  # seconds: the first job also starts the backend
+
 
 @pytest.fixture
 def masks(tmp_path: Path) -> list[Path]:
@@ -42,7 +44,7 @@ def compose(blender: SimpleNamespace, picture: Path, masks: list[Path]) -> Calla
         assert bpy.ops.maquette.generate_scene() == {"FINISHED"}
         store = blender.session.get().store
         job_id = store.all()[0].job_id
-        pump_until(lambda: store.get(job_id).applied or store.get(job_id).state in ("failed", "cancelled"))
+        pump_until(lambda: store.get(job_id).applied or store.get(job_id).state in ("failed", "cancelled"), PATIENCE)
         return store.get(job_id)
 
     return press
