@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the result")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--steps", type=int, help="sampler steps a stage; default: the configuration's")
-    parser.add_argument("--weights", default="mini", help="mini, random or a folder; default: mini")
+    parser.add_argument("--weights", default="mini", help="mini, published, random or a folder; default: mini")
     parser.add_argument("--config", default="mini", help="mini or full; default: mini")
     parser.add_argument(
         "--profile", help="how the networks are kept in memory: full, half or offload; default: what fits"
