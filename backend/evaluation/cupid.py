@@ -50,6 +50,7 @@ OTHER_MEASURES = {
     "cupid-match": "backend.evaluation.match",
     "cupid-photos": "backend.evaluation.photos",
     "cupid-pose": "backend.evaluation.pose",
+    "cupid-finish": "backend.evaluation.finish",
     "cupid-scenes": "backend.evaluation.scenes",
 }
 """What else of CUPID can be measured: `evaluate NAME`, each in a module with a `main` of its own."""
