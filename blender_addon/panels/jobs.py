@@ -5,7 +5,7 @@ from __future__ import annotations
 import bpy
 
 from ..operators import requesting
-from ..runtime import session
+from ..runtime import job_reports, session
 from ..runtime.job_store import JobRecord
 from ..scene import provenance
 from . import widgets
@@ -90,7 +90,7 @@ def _draw_actions(column: bpy.types.UILayout, record: JobRecord) -> None:
 
 def progress_text(record: JobRecord) -> str:
     """What the bar says: the stage by name, or what the job waits for."""
-    if record.message == session.CANCELLING:
+    if record.message == job_reports.CANCELLING:
         return record.message
     if record.state == "sending":
         return "Preparing"  # the backend may have to be started first

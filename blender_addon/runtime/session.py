@@ -19,7 +19,6 @@ from typing import Any
 import bpy
 
 from ...backend.contract.errors import Failure, MaquetteError
-from ...backend.contract.messages import JobEvent, JobSummary
 from .. import package, properties
 from . import connection as wire
 from . import inputs
@@ -28,6 +27,7 @@ from .connection import Connection
 from .data_folder import DataFolder, claim_data_folder
 from .disk_thread import DiskThread, Task
 from .installer import OVERRIDE, Installer, InstallPlan, find_python
+from .job_reports import CANCELLING, JobReports
 from .job_store import JobRecord, JobStore
 from .model_manager import ModelManager, ModelPlace
 from .thumbnails import Thumbnails
@@ -37,8 +37,6 @@ logger = logging.getLogger(__name__)
 BLENDER_RUN = uuid.uuid4().hex
 """Names this run of Blender in a job's intent, so that a `session_uid` of another run is never taken for ours."""
 
-CANCELLING = "Cancelling"  # what a job says from the press on Cancel to its end
-PREVIEW = "preview.png"  # the file in a job's folder that shows the work so far
 MOST_THUMBNAILS = 50  # of earlier jobs; the list shows fewer
 LOST = Failure("internal", "The backend stopped while it worked on this. Press Retry.", next_step="retry")
 
@@ -76,6 +74,7 @@ class Session:
         self._models_due = True
         self._folder: DataFolder | None = None
         self._connection: Connection | None = None
+        self._reports: JobReports | None = None
         self._device = ""
         self._trouble: Failure | None = None
         self._install = ("", 0.0)
@@ -96,6 +95,7 @@ class Session:
                 self._folder, self.store = self._opening.result()
             finally:
                 self._opening = None  # the artist may choose another folder after a failure
+            self._reports = JobReports(self.store, self.thumbnails, self._send)
             self.process = BackendProcess(package.extension_folder(), self._folder.path)
             for record in self.store.all()[:MOST_THUMBNAILS]:
                 self.thumbnails.load_all(record.job_id, self.store.folder(record.job_id), record.variants)
@@ -337,6 +337,10 @@ class Session:
             self._connection.close()
             self._connection = None
 
+    def _send(self, command: wire.Command) -> None:
+        if self._connection is not None:
+            self._connection.send(command)
+
     def _send_job(self, record: JobRecord) -> None:
         if self._connection is None:
             return  # sent on `Connected`
@@ -346,87 +350,24 @@ class Session:
             self.store.update(record.job_id, state="failed", failure=error.failure)
 
     def _take(self, report: wire.Report) -> None:
+        if isinstance(report, wire.Connected):
+            self._take_connected(report)
+            return
         if isinstance(report, wire.EventArrived):
             self._last_sequence = report.event.sequence
-            self._take_event(report.event)
-        elif isinstance(report, wire.Connected):
-            self._take_connected(report)
-        elif isinstance(report, wire.JobSubmitted):
-            record = self.store.get(report.summary.job_id)
-            if record is not None and record.state == "cancelled":
-                self._connection.send(wire.CancelJob(record.job_id))
-            elif record is not None:
-                self.store.update(record.job_id, input_sha256=report.input_sha256, input_name=report.input_name)
-                self._take_summary(report.summary)
-        elif isinstance(report, wire.JobFetched):
-            self._take_fetched(report)
-        elif isinstance(report, wire.PreviewFetched):
-            self.thumbnails.load_preview(report.job_id, report.path)
-            self.store.touch()
-        elif isinstance(report, wire.CommandFailed):
-            self._take_refusal(report)
+        self._reports.take(report)
 
     def _take_connected(self, report: wire.Connected) -> None:
         self._device = report.health.device
         properties.set_engines([(s.name, s.title, s.missing or s.title) for s in report.systems])
         known = {summary.job_id for summary in report.jobs}
         for summary in report.jobs:
-            self._take_summary(summary)
+            self._reports.take_summary(summary)
         for record in self.store.all():
             if record.job_id not in known and record.state == "sending":
                 self._send_job(record)
             elif record.job_id not in known and record.active:
                 self.store.update(record.job_id, state="failed", failure=LOST)
-
-    def _take_summary(self, summary: JobSummary) -> None:
-        """Make our view of a job agree with the backend's."""
-        record = self.store.get(summary.job_id)
-        if record is None or (record.downloaded and summary.state == "done"):
-            return
-        self.store.update(
-            summary.job_id, state=summary.state, stage=summary.stage, fraction=summary.fraction,
-            position=summary.position, failure=summary.failure,
-        )  # fmt: skip
-        if summary.state == "done":
-            self._connection.send(wire.FetchJob(summary.job_id, self.store.folder(summary.job_id)))
-
-    def _take_event(self, event: JobEvent) -> None:
-        record = self.store.get(event.job_id)
-        # A replayed event of a job that has ended, or was cancelled here before the backend knew, changes nothing.
-        if record is None or not record.active:
-            return
-        if event.kind == "state":
-            if event.state in ("queued", "running"):
-                self.store.update(event.job_id, state=event.state, stage=event.stage or record.stage)
-        elif event.kind in ("stage", "step"):
-            self.store.update(event.job_id, state="running", stage=event.stage, fraction=event.fraction)
-        elif event.kind == "preview":
-            path = self.store.artifact_path(event.job_id, PREVIEW)
-            self._connection.send(wire.FetchPreview(event.job_id, event.artifact.sha256, path))
-        elif event.kind == "message":
-            said = record.message if record.message != CANCELLING else ""
-            if event.message not in said:  # a result may have several things to say: cut out, camera uncertain
-                self.store.update(event.job_id, message=f"{said} {event.message}".strip())
-        elif event.kind == "done":
-            said = record.message if record.message != CANCELLING else ""  # it ended before it could be cancelled
-            self.store.update(event.job_id, state="done", fraction=1.0, stage="", message=said)
-            self._connection.send(wire.FetchJob(event.job_id, self.store.folder(event.job_id)))
-        elif event.kind in ("failed", "cancelled"):
-            self.store.update(event.job_id, state=event.kind, failure=event.failure, stage="", message="")
-
-    def _take_fetched(self, report: wire.JobFetched) -> None:
-        job_id = report.summary.job_id
-        record = self.store.update(
-            job_id, state="done", downloaded=True, artifacts=report.summary.artifacts, report=report.report
-        )
-        if record is not None:
-            self.thumbnails.load_all(job_id, self.store.folder(job_id), record.variants)
-
-    def _take_refusal(self, report: wire.CommandFailed) -> None:
-        command = report.command
-        if isinstance(command, wire.SubmitJob | wire.FetchJob):
-            job_id = command.job_id if isinstance(command, wire.FetchJob) else command.request.job_id
-            self.store.update(job_id, state="failed", failure=report.failure)
 
 
 def _open_folder(root: Path, disk: DiskThread) -> tuple[DataFolder, JobStore]:

@@ -9,7 +9,6 @@ import stat
 import sys
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -103,15 +102,12 @@ def test_a_full_disk_has_its_own_sentence(addon_enabled):
 
 
 def test_a_job_that_ends_before_it_is_cancelled_is_not_said_to_be_cancelling(addon_enabled, tmp_path):
-    session = module("runtime.session")
-    current, sent = session.Session(lambda record: ""), []
-    current.store = open_store(tmp_path)
-    current._connection = SimpleNamespace(send=sent.append, close=lambda: None)
-    current.store.put(record(state="running", message=session.CANCELLING))
-    current._take_event(contract("messages").JobEvent(1, JOB, "done", 0.0))
-    assert (current.store.get(JOB).state, current.store.get(JOB).message) == ("done", "")
+    reports, sent, store = module("runtime.job_reports"), [], open_store(tmp_path)
+    store.put(record(state="running", message=reports.CANCELLING))
+    current = reports.JobReports(store, module("runtime.thumbnails").Thumbnails(), sent.append)
+    current.take_event(contract("messages").JobEvent(1, JOB, "done", 0.0))
+    assert (store.get(JOB).state, store.get(JOB).message) == ("done", "")
     assert [type(command).__name__ for command in sent] == ["FetchJob"]
-    current.close()
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tif"])
