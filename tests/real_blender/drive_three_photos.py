@@ -54,14 +54,19 @@ def open_the_list() -> None:
     bpy.utils.register_class(panel)
 
 
-def split_the_view() -> tuple[bpy.types.Area, bpy.types.Area]:
+def split_the_view() -> Iterator[None]:
     """Two 3D views beside each other; the left one keeps the sidebar."""
     area = view_area()
     with bpy.context.temp_override(window=window(), area=area, region=area.regions[-1]):
         bpy.ops.screen.area_split(direction="VERTICAL", factor=0.58)
-    left, right = sorted((each for each in window().screen.areas if each.type == "VIEW_3D"), key=lambda each: each.x)
-    right.spaces.active.show_region_ui = False
-    return left, right
+    yield from wait(0.5)  # only then is it known which of them is where
+    left, right = views()
+    left.spaces.active.show_region_ui, right.spaces.active.show_region_ui = True, False
+
+
+def views() -> list[bpy.types.Area]:
+    """The 3D views from left to right."""
+    return sorted((each for each in window().screen.areas if each.type == "VIEW_3D"), key=lambda each: each.x)
 
 
 def look_at_everything(area: bpy.types.Area) -> None:
@@ -114,7 +119,8 @@ def steps() -> Iterator[None]:
     seen["backgrounds"] = {
         camera.name: [Path(item.image.filepath).name for item in camera.data.background_images] for camera in cameras()
     }
-    left, right = split_the_view()
+    yield from split_the_view()
+    left, right = views()
     look_at_everything(left)
     look_through(right, cameras()[LOOKED_THROUGH])
     yield from wait(3.0)
