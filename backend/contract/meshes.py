@@ -105,4 +105,4 @@ def mesh_from_bytes(data: bytes) -> MeshData:
         arrays[name] = np.frombuffer(data, dtype, count * columns, start).reshape(count, columns)
         start += size + (-size % ALIGNMENT)
     files = {name: arrays.pop(name).tobytes() for name in _FILES if name in arrays}
-    return MeshData(**arrays, **files)
+    return MeshData(**arrays, texture=files.get("texture", b""), normal_map=files.get("normal_map", b""))

@@ -43,6 +43,19 @@ def test_texture_and_texture_coordinates():
     assert np.allclose(mesh.vertices[mesh.faces], (VERTICES[:, [0, 2, 1]] * [1, 1, -1])[FACES])
 
 
+def test_normal_map_beside_the_texture():
+    pictures = []
+    for color in ((10, 200, 30), (128, 128, 255)):
+        stream = io.BytesIO()
+        Image.new("RGB", (4, 4), color).save(stream, "PNG")
+        pictures.append(stream.getvalue())
+    uvs = np.random.default_rng(0).random((12, 2)).astype(np.float32)
+    mesh = load(mesh_to_glb(MeshData(VERTICES, FACES, uvs, None, *pictures)))
+    material = mesh.visual.material
+    assert np.asarray(material.baseColorTexture.convert("RGB"))[0, 0].tolist() == [10, 200, 30]
+    assert np.asarray(material.normalTexture.convert("RGB"))[0, 0].tolist() == [128, 128, 255]
+
+
 def test_plain_mesh_and_lengths():
     data = mesh_to_glb(MeshData(VERTICES, FACES), name="box")
     assert len(data) % 4 == 0 and int.from_bytes(data[8:12], "little") == len(data)

@@ -14,18 +14,19 @@ def mesh(**changes: object) -> MeshData:
         "uvs": random.uniform(size=(6, 2)).astype(np.float32),
         "colors": random.integers(0, 256, (5, 4)).astype(np.uint8),
         "texture": b"\x89PNG and more",
+        "normal_map": b"\x89PNG of normals",
     }
     return MeshData(**(parts | changes))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("changes", [{}, {"uvs": None}, {"colors": None, "texture": b""}])
+@pytest.mark.parametrize("changes", [{}, {"uvs": None}, {"colors": None, "texture": b"", "normal_map": b""}])
 def test_round_trip(changes: dict) -> None:
     before = mesh(**changes)
     after = mesh_from_bytes(mesh_to_bytes(before))
     for name in ("vertices", "faces", "uvs", "colors"):
         a, b = getattr(before, name), getattr(after, name)
         assert (a is None and b is None) or np.array_equal(a, b)
-    assert after.texture == before.texture
+    assert (after.texture, after.normal_map) == (before.texture, before.normal_map)
 
 
 def test_an_empty_mesh_is_a_mesh() -> None:
