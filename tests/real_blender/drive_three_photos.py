@@ -119,6 +119,8 @@ def steps() -> Iterator[None]:
     seen["backgrounds"] = {
         camera.name: [Path(item.image.filepath).name for item in camera.data.background_images] for camera in cameras()
     }
+    if len(cameras()) != len(photos):
+        raise RuntimeError(f"there is no camera for every photo: {seen['job']}")
     yield from split_the_view()
     left, right = views()
     look_at_everything(left)
