@@ -9,7 +9,8 @@ from backend.geometry.similarity import Similarity, fit_similarity_robust
 from backend.rendering.rasterizer import rasterize
 from backend.systems.cupid import scene_ground
 from backend.systems.cupid.scene_depth import DepthMap
-from backend.systems.cupid.scene_placement import SceneObject, place_objects, reframed
+from backend.systems.cupid.scene_placement import place_objects
+from backend.systems.cupid.scene_pose import SceneObject, reframed
 
 SIZE = (320, 240)
 FOCAL = 1.3

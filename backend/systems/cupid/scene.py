@@ -31,7 +31,8 @@ from backend.systems.cupid.photo import prepare_image
 from backend.systems.cupid.request import Request
 from backend.systems.cupid.scene_depth import DepthMap
 from backend.systems.cupid.scene_masks import MASK_NAME, masks_picture, occluder_of, scene_masks
-from backend.systems.cupid.scene_placement import PlacedScene, SceneObject, place_objects
+from backend.systems.cupid.scene_placement import PlacedScene, place_objects
+from backend.systems.cupid.scene_pose import SceneObject
 
 TASK = "photo_to_scene"
 PROPOSED = "The objects were told apart by the plain background; give masks if they are wrong."

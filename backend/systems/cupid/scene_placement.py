@@ -15,22 +15,21 @@ import numpy as np
 from scipy import ndimage
 from scipy.optimize import minimize
 
-from backend.geometry.similarity import Similarity, fit_similarity_robust
-from backend.rendering.rasterizer import rasterize
 from backend.systems.cupid import scene_ground
 from backend.systems.cupid.scene_depth import DepthMap
-from backend.systems.cupid.scene_ground import PicturePlane, arc, camera_intrinsics, pixel_ray
+from backend.systems.cupid.scene_ground import PicturePlane, camera_intrinsics
+from backend.systems.cupid.scene_pose import (
+    Placement,
+    SceneObject,
+    drop_below_camera,
+    reframed,
+    scaled_from_camera,
+    upright,
+    upright_axes,
+)
+from backend.systems.cupid.scene_surface import EROSION, by_depth
 
 WORK_SIDE = 384  # pixels of the longer side at which surfaces are compared
-EROSION = np.ones((5, 5), bool)  # as published: depth is not to be trusted across outlines
-EDGE = np.ones((3, 3), bool)
-BOX_TRIM = 0.02  # of the points at either end of an axis: stray pixels
-HIDDEN_SHARE = 0.5  # how far a network's hidden side is believed; with 0 and 1 middles are off by a half more (mini)
-STANDS = 0.25  # of its height: an object measured to this near above the ground stands on it
-LEAST_PAIRS = 24  # pixels that the object's surface and the depth must have in common
-UPRIGHT = np.radians(35.0)  # an object whose top is this near to the ground's normal stands on it
-MOST_TURN = np.radians(20.0)  # a similarity that turns an object further follows noise
-MOST_SCALE = 1.3  # nor may it change the size that the middle of all pairs tells by more
 SIZE_SPREAD = 0.5  # in log size: how different the objects of a photo are, usually
 LEVEL_SPREAD = np.radians(4.0)  # how level a camera is held
 USUAL_PITCH, PITCH_SPREAD = np.radians(25.0), np.radians(12.0)  # how far down one looks at things on a ground
@@ -39,37 +38,6 @@ NO_OVERLAP = "The depth image shows nothing where this object is; its distance i
 GUESSED_ON_GROUND = "Distances are a guess: all objects were put on one ground, whose slope their own poses tell."
 GUESSED_BY_SIZE = "Distances are a guess: the objects do not agree on a ground, so that all got the same size."
 MEASURED = "Distances come from the depth image."
-
-
-@dataclass(frozen=True)
-class SceneObject:
-    """A made object: vertices [V,3] and faces [F,3] in its own frame, the pose [4,4] and intrinsics [3,3] (of the whole
-    picture) of its own solution, and the visible `mask` [H,W] bool."""
-
-    vertices: np.ndarray
-    faces: np.ndarray
-    world_to_camera: np.ndarray
-    intrinsics: np.ndarray
-    mask: np.ndarray
-
-    @property
-    def middle(self) -> np.ndarray:
-        """The middle [3] of its box."""
-        return np.asarray((self.vertices.min(axis=0) + self.vertices.max(axis=0)) / 2.0, np.float64)
-
-    @property
-    def side(self) -> float:
-        """The longest side of its box."""
-        return float(np.ptp(self.vertices, axis=0).max())
-
-
-@dataclass(frozen=True)
-class Placement:
-    """`object_to_camera` [4,4], a similarity; `depth_source` is depth, ground or mask_size; `message` what to know."""
-
-    object_to_camera: np.ndarray
-    depth_source: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -126,120 +94,6 @@ def place_objects(
     return _in_world(objects, placements, intrinsics, up, plane, focal_source, ground)
 
 
-def reframed(item: SceneObject, intrinsics: np.ndarray) -> np.ndarray:
-    """The pose [4,4] under shared `intrinsics` [3,3] that shows the object as its own solution does.
-
-    The rotation follows the direction to the object, the translation is the least-squares one for its vertices.
-    """
-    own = item.vertices[:: max(1, len(item.vertices) // 400)] @ item.world_to_camera[:3, :3].T
-    own = own + item.world_to_camera[:3, 3]
-    image = own @ item.intrinsics.T
-    uv = image[:, :2] / image[:, 2:]
-    middle = item.world_to_camera[:3, :3] @ item.middle + item.world_to_camera[:3, 3]
-    pixel = item.intrinsics @ middle
-    ray = pixel_ray(pixel[:2] / pixel[2], intrinsics)
-    rotation = arc(middle / np.linalg.norm(middle), ray) @ item.world_to_camera[:3, :3]
-    turned = item.vertices[:: max(1, len(item.vertices) // 400)] @ rotation.T
-    offset = uv - intrinsics[:2, 2]
-    rows = np.zeros((len(uv), 2, 3))
-    rows[:, 0, 0], rows[:, 1, 1], rows[:, :, 2] = intrinsics[0, 0], intrinsics[1, 1], -offset
-    wanted = offset * turned[:, 2:] - turned[:, :2] * np.diag(intrinsics)[:2]
-    translation = np.linalg.lstsq(rows.reshape(-1, 3), wanted.reshape(-1), rcond=None)[0]
-    if translation[2] + turned[:, 2].min() <= 0:  # the own solution has the camera inside the object
-        translation = 2.0 * item.side * ray - rotation @ item.middle
-    pose = np.eye(4)
-    pose[:3, :3], pose[:3, 3] = rotation, translation
-    return pose
-
-
-def upright(item: SceneObject, pose: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """`pose` turned about the object's middle so that its top points along `up` [3]; as it is where that is far off."""
-    if np.arccos(np.clip(pose[:3, 2] @ up, -1.0, 1.0)) > UPRIGHT:
-        return pose
-    turned = pose.copy()
-    turned[:3, :3] = arc(pose[:3, 2], up) @ pose[:3, :3]
-    turned[:3, 3] = pose[:3, :3] @ item.middle + pose[:3, 3] - turned[:3, :3] @ item.middle
-    return turned
-
-
-def by_depth(
-    item: SceneObject, pose: np.ndarray, intrinsics: np.ndarray, depth: np.ndarray, mask: np.ndarray,
-    ground: tuple[np.ndarray, float | None] | None = None,
-) -> Placement | None:  # fmt: skip
-    """The object as far as the depth says; None where the two have hardly a pixel in common.
-
-    depth and mask [h,w] of the picture; `ground` is the direction up [3] and, if measured, the camera's height. First
-    the surfaces are laid on each other: where no ground tells how the object stands by a robust similarity (unless that
-    would turn it far), else by the middle of all pairs. What a small network makes is often too thick, and its visible
-    side says little about its middle; so the distance is then the one at which the middle is where the measured surface
-    and the object's hidden part together put it. The outline in the picture stays.
-    """
-    height, width = depth.shape
-    raster = rasterize(item.vertices, item.faces, pose, intrinsics, (width, height))
-    common = ndimage.binary_erosion(raster.mask, EROSION) & ndimage.binary_erosion(mask, EROSION) & (depth > 0)
-    if common.sum() < LEAST_PAIRS:
-        common = raster.mask & mask & (depth > 0)
-    if common.sum() < LEAST_PAIRS:
-        return None
-    source, target = _unprojected(raster.depth, common, intrinsics), _unprojected(depth, common, intrinsics)
-    moved = Similarity(float(np.median(target[:, 2] / source[:, 2])), np.eye(3), np.zeros(3))
-    if ground is None:
-        moved = _turned(source, target, moved)
-    pose = moved.matrix @ pose
-    seen = moved.apply(_unprojected(raster.depth, raster.mask, intrinsics))
-    inside = ndimage.binary_erosion(mask, EDGE) & (depth > 0)
-    measured = _unprojected(depth, inside if inside.sum() >= LEAST_PAIRS else mask & (depth > 0), intrinsics)
-    middle = pose[:3, :3] @ item.middle + pose[:3, 3]
-    wanted = _measured_middle(middle, seen, measured, ground)
-    factor = float(np.clip(np.linalg.norm(wanted) / np.linalg.norm(middle), 1.0 / MOST_SCALE, MOST_SCALE))
-    return Placement(scaled_from_camera(pose, factor), "depth", "")
-
-
-def _turned(source: np.ndarray, target: np.ndarray, start: Similarity) -> Similarity:
-    """The robust similarity, or `start` where that follows noise."""
-    try:
-        found = fit_similarity_robust(source, target, start)
-    except ValueError:
-        return start
-    turn = float(np.arccos(np.clip((np.trace(found.rotation) - 1.0) / 2.0, -1.0, 1.0)))
-    usual = 1.0 / MOST_SCALE < found.scale / start.scale < MOST_SCALE
-    return found if turn <= MOST_TURN and usual else start
-
-
-def _measured_middle(
-    middle: np.ndarray, seen: np.ndarray, measured: np.ndarray, ground: tuple[np.ndarray, float | None] | None
-) -> np.ndarray:
-    """Where the object's middle [3] is: that of the box around the `measured` surface [N,3], moved as the object's own
-    `middle` lies off the box around what is `seen` of it [M,3], by a part of that; half as high as what stands."""
-    axes = np.eye(3) if ground is None else _upright_axes(ground[0])
-    own, true = _box_middle(seen @ axes.T), _box_middle(measured @ axes.T)
-    wanted = true + HIDDEN_SHARE * (axes @ middle - own)
-    if ground is not None and ground[1] is not None:
-        heights = measured @ axes[2] + ground[1]
-        low, top = np.quantile(heights, (BOX_TRIM / 2, 1.0 - BOX_TRIM / 2))
-        if low < STANDS * top:
-            wanted[2] = top / 2.0 - ground[1]
-    return np.asarray(axes.T @ wanted)
-
-
-def _box_middle(points: np.ndarray) -> np.ndarray:
-    low, high = np.quantile(points, (BOX_TRIM, 1.0 - BOX_TRIM), axis=0)
-    return np.asarray((low + high) / 2.0)
-
-
-def _upright_axes(up: np.ndarray) -> np.ndarray:
-    """Rows right, away from the camera, up [3,3] in the camera's frame."""
-    away = np.array([0.0, 0.0, 1.0]) if abs(up[2]) < 0.99 else np.array([0.0, -1.0, 0.0])
-    away = away - up * (away @ up)
-    away /= np.linalg.norm(away)
-    return np.stack([np.cross(away, up), away, up])
-
-
-def scaled_from_camera(pose: np.ndarray, factor: float) -> np.ndarray:
-    """`pose` [4,4] with everything `factor` times as far and as large: the picture stays."""
-    return np.diag([factor, factor, factor, 1.0]) @ pose
-
-
 def _shared_camera(
     size: tuple[int, int], focal: float | None, depth: DepthMap | None, measured: np.ndarray | None,
     masks: Sequence[np.ndarray], plane: PicturePlane | None,
@@ -254,11 +108,6 @@ def _shared_camera(
         if found is not None:
             return camera_intrinsics(found, size), "ground"
     return camera_intrinsics(scene_ground.usual_focal(size), size), "usual"
-
-
-def _drop(item: SceneObject, pose: np.ndarray, up: np.ndarray) -> float:
-    """How far the object's underside lies below the camera."""
-    return -float((item.vertices @ (pose[:3, :3].T @ up)).min() + pose[:3, 3] @ up)
 
 
 def _likely_up(
@@ -280,7 +129,7 @@ def _likely_up(
                 angle = np.arccos(np.clip(pose[:3, 2] @ direction, -1.0, 1.0))
                 total += min(angle / scene_ground.UP_SPREAD, 3.0) ** 2
             distance = float(np.linalg.norm(pose[:3, :3] @ item.middle + pose[:3, 3]))
-            sizes.append(np.log(item.side / max(_drop(item, pose, direction), LEAST_DROP * distance)))
+            sizes.append(np.log(item.side / max(drop_below_camera(item, pose, direction), LEAST_DROP * distance)))
         roll, pitch = np.arctan2(direction[0], -direction[1]), np.arcsin(-direction[2])
         total += (roll / LEVEL_SPREAD) ** 2 + ((pitch - USUAL_PITCH) / PITCH_SPREAD) ** 2
         return total + float(((np.array(sizes) - np.mean(sizes)) ** 2).sum()) / SIZE_SPREAD**2
@@ -295,7 +144,7 @@ def _by_ground(objects: Sequence[SceneObject], poses: Sequence[np.ndarray], up: 
     found: list[Placement | None] = []
     for item, pose in zip(objects, poses, strict=True):
         distance = float(np.linalg.norm(pose[:3, :3] @ item.middle + pose[:3, 3]))
-        drop = _drop(item, pose, up)
+        drop = drop_below_camera(item, pose, up)
         on_ground = drop > LEAST_DROP * distance
         placed = scaled_from_camera(pose, 1.0 / drop) if on_ground else None
         found.append(None if placed is None else Placement(placed, "ground", GUESSED_ON_GROUND))
@@ -351,24 +200,16 @@ def _in_world(
     direction = np.array([0.0, -1.0, 0.0]) if up is None else up
     poses = [found.object_to_camera for found in placements]
     middle = np.mean([pose[:3, :3] @ item.middle + pose[:3, 3] for item, pose in zip(objects, poses, strict=True)], 0)
-    height = max(_drop(item, pose, direction) for item, pose in zip(objects, poses, strict=True))
+    height = max(drop_below_camera(item, pose, direction) for item, pose in zip(objects, poses, strict=True))
     if plane is not None and ground == "depth":
         height = plane.in_camera(intrinsics)[1]
     camera_to_world = np.eye(4)
-    camera_to_world[:3, :3] = _upright_axes(direction)
+    camera_to_world[:3, :3] = upright_axes(direction)
     origin = middle - (middle @ direction + height) * direction
     camera_to_world[:3, 3] = -camera_to_world[:3, :3] @ origin
     sources = {found.depth_source for found in placements}
     message = MEASURED if "depth" in sources else GUESSED_ON_GROUND if "ground" in sources else GUESSED_BY_SIZE
     return PlacedScene(intrinsics, np.linalg.inv(camera_to_world), tuple(placements), focal_source, ground, message)
-
-
-def _unprojected(depth: np.ndarray, chosen: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
-    """Points [N,3] in the camera's frame at the `chosen` pixels [h,w] of `depth` [h,w]."""
-    height, width = depth.shape
-    rows, columns = np.nonzero(chosen)
-    pixels = np.stack([(columns + 0.5) / width, (rows + 0.5) / height, np.ones(len(rows))], axis=1)
-    return np.asarray(pixels @ np.linalg.inv(intrinsics).T * depth[rows, columns, None].astype(np.float64))
 
 
 def _work_size(size: tuple[int, int]) -> tuple[int, int]:
