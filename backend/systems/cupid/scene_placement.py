@@ -37,7 +37,7 @@ LEAST_DROP = 0.02  # of its distance that an object's underside must lie below t
 NO_OVERLAP = "The depth image shows nothing where this object is; its distance is a guess."
 GUESSED_ON_GROUND = "Distances are a guess: all objects were put on one ground, whose slope their own poses tell."
 GUESSED_BY_SIZE = "Distances are a guess: the objects do not agree on a ground, so that all got the same size."
-MEASURED = "Distances come from the depth image."
+MEASURED = "Distances come from the depth of the photo."
 
 
 @dataclass(frozen=True)
