@@ -11,6 +11,7 @@ import torch
 
 from backend.contract.errors import MaquetteError
 from backend.nn.devices import cpu_has_bf16
+from backend.nn.sparse_tensor import SparseTensor
 from backend.systems.cupid import model, networks
 from backend.systems.cupid.networks import Networks, choose_profile, count_parameters
 from backend.systems.cupid.request import parse_request
@@ -52,8 +53,10 @@ def test_random_networks_are_seeded_and_say_something(tiny_config: str) -> None:
         assert all(bool(p.any()) for _, p in matrices), f"{role} has a matrix of zeros"
         others = dict(other[role].named_parameters())
         assert any(not torch.equal(p, others[n]) for n, p in matrices), role
-    latent = torch.randn(1, 16, 4, 4, 4)
+    latent, voxel = torch.randn(1, 16, 4, 4, 4), SparseTensor(torch.tensor([[0, 3, 3, 3]]).int(), torch.randn(1, 8))
     with torch.no_grad():
+        mesh = first["slat_dec_mesh"](voxel)[0]
+        assert len(mesh.faces) == 12 * 5**2, "the five grid vertices a side of one voxel make one closed box"
         velocity = first["structure_flow"](latent, torch.tensor([500.0]), torch.randn(1, 9, 32))
     assert velocity.isfinite().all() and float(velocity.std()) > 1e-3
 

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from backend.nn.devices import free_memory, inference_dtype
+from backend.systems.cupid.slat_mesh import SLatMeshDecoder
 
 logger = logging.getLogger(__name__)
 
@@ -115,4 +116,6 @@ def random_network(build: Maker, role: str, seed: int) -> nn.Module:
             for parameter in network.parameters():
                 if parameter.ndim > 1 and not parameter.any():
                     parameter.normal_(std=START_SPREAD)
+            if isinstance(network, SLatMeshDecoder):
+                network.start_solid()
     return network

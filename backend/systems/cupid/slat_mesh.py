@@ -17,6 +17,7 @@ from backend.nn.sparse_ops import SparseGroupNorm, subdivide
 from backend.nn.sparse_tensor import SparseTensor
 from backend.systems.cupid.slat_vae import SparseTrunk
 
+SOLID = -0.5  # signed distance inside: some times what random weights scatter about it
 NORM_GROUPS = 32  # the published number; narrow networks take the largest divisor they share with it
 
 
@@ -79,6 +80,10 @@ class SLatMeshDecoder(SparseTrunk):
         self.out_layer = self._head(model_channels // 8, cube_channels(self.use_color))
         if trunk.get("use_fp16"):
             self.set_compute_dtype(torch.float16)
+
+    def start_solid(self) -> None:
+        """Let a decoder of random weights call the voxels solid, so that its surface is theirs and not noise."""
+        torch.nn.init.constant_(self.out_layer.bias[:8], SOLID)
 
     def set_compute_dtype(self, dtype: torch.dtype) -> None:
         """Run blocks and upsampling in another precision; the ends of the network stay float32 (spec section 1.2)."""
