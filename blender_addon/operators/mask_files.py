@@ -32,6 +32,18 @@ def mask_files(settings: bpy.types.PropertyGroup, job_id: str) -> dict[str, str]
     return files
 
 
+def mask_to_paint(settings: bpy.types.PropertyGroup, kind: str) -> bpy.types.Image:
+    """The image to paint the mask or occluder (`kind`) of the chosen photo in; made if there is none.
+
+    Errors: `MaquetteError` when there is no photo to paint over.
+    """
+    path = Path(bpy.path.abspath(settings.image)) if settings.image.strip() else None
+    info = inspect_picture(path)
+    if not all(info.size):
+        raise MaquetteError("bad_input", "The picture's size cannot be read. Save it as PNG and choose it again.")
+    return mask_images.ensure_mask_image(settings, kind, path, info.size, info.orientation)
+
+
 def _written(job_id: str, kind: str, png: bytes) -> Path:
     store = session.get().open_folder()
     try:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import bpy
 from bpy.props import BoolProperty, EnumProperty
 
-from ..scene import mask_images, paint_view
+from ..scene import paint_view
 from .common import reports_failures
+from .mask_files import mask_to_paint
 
 TARGETS = [("create", "Create", "The picture of the Create panel"), ("match", "Match Photo", "That of Match Photo")]
 KINDS = [
@@ -40,7 +41,7 @@ class MAQUETTE_OT_paint_mask(_MaskOperator, bpy.types.Operator):
 
     @reports_failures
     def execute(self, context: bpy.types.Context) -> set[str]:
-        image = mask_images.ensure_mask_image(settings_of(context.scene, self.target), self.kind)
+        image = mask_to_paint(settings_of(context.scene, self.target), self.kind)
         # Not by UNDO in bl_options: that step would be taken in the paint mode entered below, as one of painted pixels,
         # of which there are none, and Blender 4.3 crashes on that.
         bpy.ops.ed.undo_push(message=self.bl_label)

@@ -15,7 +15,6 @@ import bpy
 import numpy as np
 
 from ...backend.contract.errors import MaquetteError
-from ..runtime.pictures import inspect_picture
 
 logger = logging.getLogger(__name__)
 
@@ -27,22 +26,20 @@ LONGEST = 2048  # pixels of a painted mask's longer side; the backend brings mas
 KINDS = ("mask", "occluder")
 
 
-def ensure_mask_image(settings: bpy.types.PropertyGroup, kind: str) -> bpy.types.Image:
-    """The image to paint the mask or occluder (`kind`) of the chosen photo in; an earlier one of that photo stays.
+def ensure_mask_image(
+    settings: bpy.types.PropertyGroup, kind: str, path: Path, size: tuple[int, int], orientation: int
+) -> bpy.types.Image:
+    """The image to paint the mask or occluder (`kind`) of the photo at `path` in; an earlier one of that photo stays.
 
-    Errors: `MaquetteError` when there is no photo to paint over.
+    `size` is (width, height) of the photo as displayed, `orientation` its EXIF orientation.
     """
-    path = Path(bpy.path.abspath(settings.image)) if settings.image.strip() else None
-    info = inspect_picture(path)
-    if not all(info.size):
-        raise MaquetteError("bad_input", "The picture's size cannot be read. Save it as PNG and choose it again.")
     image = getattr(settings, f"{kind}_image")
     if image is None or image.get(PHOTO) != str(path):
-        factor = min(1.0, LONGEST / max(info.size))
-        size = [max(1, round(side * factor)) for side in info.size]
-        image = bpy.data.images.new(f"{path.stem} {kind}", *size, alpha=False)
+        factor = min(1.0, LONGEST / max(size))
+        sides = [max(1, round(side * factor)) for side in size]
+        image = bpy.data.images.new(f"{path.stem} {kind}", *sides, alpha=False)
         image.colorspace_settings.name = "Non-Color"
-        image[PHOTO], image[KIND], image[ORIENTATION] = str(path), kind, info.orientation
+        image[PHOTO], image[KIND], image[ORIENTATION] = str(path), kind, orientation
         image.pack()
         setattr(settings, f"{kind}_image", image)
     if image.get(PICTURE) is None:

@@ -23,6 +23,11 @@ def paint(image, box: tuple[int, int, int, int]) -> None:
     image.update()
 
 
+def to_paint(settings, kind: str):
+    """The image to paint in, as the button gets it."""
+    return module("operators.mask_files").mask_to_paint(settings, kind)
+
+
 @pytest.fixture
 def settings(blender, picture):
     blender.settings.image = str(picture)
@@ -31,19 +36,19 @@ def settings(blender, picture):
 
 def test_a_mask_image_has_the_pictures_size_and_is_found_again(settings, picture, tmp_path):
     masks = module("scene.mask_images")
-    image = masks.ensure_mask_image(settings, "occluder")
+    image = to_paint(settings, "occluder")
     assert tuple(image.size) == (64, 48) and settings.occluder_image == image and masks.is_mask_image(image)
-    assert masks.ensure_mask_image(settings, "occluder") == image and settings.mask_image is None
+    assert to_paint(settings, "occluder") == image and settings.mask_image is None
     assert masks.painted_mask(settings, "occluder") is None  # nothing is painted yet
     other = tmp_path / "other.png"
     Image.new("RGB", (4000, 1000)).save(other)
     settings.image = str(other)
-    assert tuple(masks.ensure_mask_image(settings, "occluder").size) == (2048, 512)
+    assert tuple(to_paint(settings, "occluder").size) == (2048, 512)
 
 
 def test_a_png_holds_exactly_what_is_painted(settings):
     masks = module("scene.mask_images")
-    paint(masks.ensure_mask_image(settings, "mask"), (5, 10, 20, 40))
+    paint(to_paint(settings, "mask"), (5, 10, 20, 40))
     painted = masks.painted_mask(settings, "mask")
     back = np.asarray(Image.open(io.BytesIO(masks.mask_png(painted))))
     expected = np.zeros((48, 64), np.uint8)
@@ -52,9 +57,8 @@ def test_a_png_holds_exactly_what_is_painted(settings):
 
 
 def test_painted_masks_go_with_the_job_and_come_back(blender, generate, settings, picture):
-    masks = module("scene.mask_images")
     for kind in ("mask", "occluder"):
-        paint(masks.ensure_mask_image(settings, kind), (5, 10, 20, 40))
+        paint(to_paint(settings, kind), (5, 10, 20, 40))
     settings.mask = "/nowhere/chosen.png"  # what is painted comes before a file
     job_id = generate()
     store = blender.session.get().store
@@ -76,8 +80,7 @@ def test_an_occluder_may_be_a_file(blender, generate, settings, picture):
 
 
 def test_a_mask_of_another_picture_is_not_sent(blender, generate, settings, tmp_path):
-    masks = module("scene.mask_images")
-    paint(masks.ensure_mask_image(settings, "occluder"), (0, 0, 9, 9))
+    paint(to_paint(settings, "occluder"), (0, 0, 9, 9))
     other = tmp_path / "other.png"
     Image.new("RGB", (30, 20)).save(other)
     store = blender.session.get().store
@@ -90,8 +93,8 @@ def test_a_mask_of_another_picture_is_not_sent(blender, generate, settings, tmp_
 
 
 def test_a_job_that_cannot_be_sent_leaves_nothing_behind(blender, generate, settings, monkeypatch):
-    masks, errors, store = module("scene.mask_images"), contract("errors"), blender.session.get().store
-    paint(masks.ensure_mask_image(settings, "occluder"), (0, 0, 9, 9))
+    errors, store = contract("errors"), blender.session.get().store
+    paint(to_paint(settings, "occluder"), (0, 0, 9, 9))
 
     def refuse(self):
         raise errors.MaquetteError("model_missing", "The backend is not set up yet. Press Set Up first.")
@@ -105,20 +108,20 @@ def test_a_job_that_cannot_be_sent_leaves_nothing_behind(blender, generate, sett
 
 def test_what_is_painted_is_saved_with_the_file(settings, tmp_path):
     masks = module("scene.mask_images")
-    paint(masks.ensure_mask_image(settings, "occluder"), (5, 10, 20, 40))
+    paint(to_paint(settings, "occluder"), (5, 10, 20, 40))
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "scene.blend"))
     bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "scene.blend"))
     back = bpy.context.scene.maquette_create
     assert masks.painted_mask(back, "occluder").sum() == 15 * 30
-    assert masks.ensure_mask_image(back, "occluder") == back.occluder_image
+    assert to_paint(back, "occluder") == back.occluder_image
 
 
 def test_painting_takes_an_editor_and_gives_it_back(settings):
-    paint_view, masks = module("scene.paint_view"), module("scene.mask_images")
+    paint_view = module("scene.paint_view")
     window = bpy.context.window_manager.windows[0]
     before = [area.ui_type for area in window.screen.areas]
     view = next(area for area in window.screen.areas if area.type == "VIEW_3D")
-    image = masks.ensure_mask_image(settings, "mask")
+    image = to_paint(settings, "mask")
     color = paint_view._brush_color(window.scene)
     editor = paint_view.enter(window, view, image)
     assert editor == view and view.type == "IMAGE_EDITOR"
@@ -132,13 +135,13 @@ def test_painting_takes_an_editor_and_gives_it_back(settings):
 
 
 def test_an_editor_that_was_there_shows_its_image_again(settings):
-    paint_view, masks = module("scene.paint_view"), module("scene.mask_images")
+    paint_view = module("scene.paint_view")
     window = bpy.context.window_manager.windows[0]
     area = next(area for area in window.screen.areas if area.type != "VIEW_3D")
     before = area.ui_type
     area.ui_type = "IMAGE_EDITOR"
     area.spaces.active.image = shown = bpy.data.images.new("Texture", 8, 8)
-    paint_view.enter(window, None, masks.ensure_mask_image(settings, "occluder"))
+    paint_view.enter(window, None, to_paint(settings, "occluder"))
     assert area.spaces.active.image == settings.occluder_image
     paint_view.leave(window)
     assert area.type == "IMAGE_EDITOR" and area.spaces.active.image == shown and area.spaces.active.ui_mode == "VIEW"
@@ -150,7 +153,7 @@ def test_no_picture_no_painting(blender):
     with pytest.raises(RuntimeError, match="Choose a picture first"):
         bpy.ops.maquette.paint_mask(target="create", kind="mask")
     with pytest.raises(contract("errors").MaquetteError):
-        module("scene.mask_images").ensure_mask_image(blender.settings, "mask")
+        to_paint(blender.settings, "mask")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
