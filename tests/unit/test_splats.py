@@ -77,7 +77,8 @@ def test_splats_of_a_surface_lie_flat_on_it_in_its_colours():
     colors = np.full((len(ball.vertices), 4), 255, np.uint8)
     colors[:, 0] = np.where(ball.vertices[:, 2] > 0, 255, 0)
     mesh = MeshData(np.asarray(ball.vertices, np.float32), np.asarray(ball.faces, np.int32), colors=colors)
-    splats = surface_splats(mesh, 2000)
+    splats = surface_splats(mesh, 6000)
+    assert 5000 <= len(splats.positions) <= 6000
     radius = np.linalg.norm(splats.positions, axis=1)
     assert radius.min() > 0.49 and radius.max() < 0.501
     outward = splats.positions / radius[:, None]
