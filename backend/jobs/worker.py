@@ -170,7 +170,7 @@ def main(arguments: list[str]) -> int:
     """Entry of the process; `--describe` prints the systems as one JSON line and ends."""
     parser = argparse.ArgumentParser(prog="backend.jobs.worker")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="auto", help="torch device; auto is the quickest there is")
     parser.add_argument("--describe", action="store_true")
     options = parser.parse_args(arguments)
     lifeline.request_parent_death_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
@@ -184,7 +184,8 @@ def main(arguments: list[str]) -> int:
         output.write(json.dumps([to_json(describe(name)) for name in registry.system_names()]).encode() + b"\n")
         output.flush()
         return 0
-    os.environ["MAQUETTE_DEVICE"] = options.device
+    if options.device != "auto":  # else the system chooses, once torch is loaded
+        os.environ["MAQUETTE_DEVICE"] = options.device
     # Unbuffered: a buffered reader that a thread waits in would hold its lock while the process ends.
     Worker(options.data, MessagePipe(os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0), output)).run()
     return 0

@@ -130,7 +130,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     """The command line: data (Path), device, docs."""
     parser = argparse.ArgumentParser(prog="backend serve", description="Serve jobs on a free loopback port.")
     parser.add_argument("--data", type=Path, required=True, help="folder for jobs, blobs and logs")
-    parser.add_argument("--device", default="cpu", help="torch device of the worker")
+    parser.add_argument("--device", default="auto", help="torch device of the worker; auto is the quickest there is")
     parser.add_argument("--docs", action="store_true", help="serve the OpenAPI pages")
     options = parser.parse_args(argv)
     options.data = options.data.absolute()

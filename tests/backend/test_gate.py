@@ -34,7 +34,7 @@ def test_handshake(backend: BackendProcess) -> None:
 
 def test_health(backend: BackendProcess) -> None:
     health = from_json(Health, backend.call("GET", "/health").json())
-    assert (health.protocol, health.device, health.pid) == (1, "cpu", backend.process.pid)
+    assert (health.protocol, health.device, health.pid) == (1, "auto", backend.process.pid)
 
 
 def test_answers_are_not_held_back(backend: BackendProcess) -> None:
