@@ -16,9 +16,9 @@ from scipy import ndimage
 
 USUAL_FOCAL = 1.1  # in units of the picture's longer side: 40 mm on full frame
 FOCAL_SPREAD = 0.35  # in log focal: a phone's 26 mm and a portrait's 60 mm are one spread away
-HABIT = 0.05  # share of one object's surface that one spread from the usual lens weighs
-UPRIGHT_SPREAD = 0.05  # cosine: how far from a right angle a wall may be
-LEAST_UPRIGHT = 0.03  # of the objects' flat surface that must be upright to tell the lens
+HABIT = 0.15  # share of one object's surface that one spread from the usual lens weighs
+UPRIGHT_SPREAD = 0.1  # cosine: how far from a right angle a wall may be
+LEAST_UPRIGHT = 0.1  # of the objects' flat surface that must be upright to tell the lens
 LEAST_NORMALS = 30
 FLAT = 1e-3  # relative second difference of the inverse depth up to which a surface is flat
 FOCALS = np.exp(np.linspace(np.log(0.4), np.log(5.0), 151))
