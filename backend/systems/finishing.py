@@ -20,7 +20,7 @@ from backend.geometry.charts import best_atlas
 from backend.geometry.mesh_repair import Repaired, face_areas, repair
 from backend.geometry.nearest_surface import NearestSurface
 from backend.geometry.simplify import simplify
-from backend.geometry.unwrap import Atlas
+from backend.geometry.unwrap import Atlas, unwrap
 from backend.rendering.bake import Texels, covered_texels, paint
 from backend.rendering.tangent_space import FLAT, angle_normals, encode_normals, tangent_frames
 
@@ -91,7 +91,9 @@ def finish(
     if options.triangles is not None:
         low_vertices, low_faces = simplify(low_vertices, low_faces, options.triangles)
     simplified = len(low_faces) < len(dense.faces)
-    atlas = best_atlas(low_vertices, low_faces, options.texture_size)
+    # A mesh as made is a first answer, wanted quickly: the better atlas costs another half second.
+    chosen = unwrap if options.triangles is None else best_atlas
+    atlas = chosen(low_vertices, low_faces, options.texture_size)
     texels = covered_texels(atlas)
     normals = angle_normals(low_vertices, low_faces)
     points = texels.interpolate(low_faces, low_vertices)
