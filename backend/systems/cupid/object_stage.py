@@ -110,7 +110,7 @@ def finish_object(
         outlines = [] if found.fit is None else [  # a fit means that the configuration draws shapes to silhouettes
             Outline(view.crop, each.crop.image[..., 3] / 255.0, each.occluder)
             for each, view in zip(photos, (camera, *found.more), strict=True)
-            if view.crop is not None and view.trusted
+            if view.crop is not None and (view.trusted or not more)
         ]
         mesh = mesh_from_structure(structure, resolution, photo, camera, views, request.finish, outlines)
     hooks.check_cancelled()
