@@ -122,8 +122,8 @@ def _stage(
         took = seconds(run, device, clock, repeats)
         peaks.append(matrix_peak(device, inference_dtype(device), clock, repeats))
         values |= {
-            f"{name}seconds": round(took, 3),
-            f"{name}tflop": round(operations / TERA, 3),
+            f"{name}seconds": round(took, 6),
+            f"{name}tflop": round(operations / TERA, 6),
             f"{name}share": round(operations / took / max(peaks), 3),
             "tokens": tokens,
         }
