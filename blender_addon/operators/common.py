@@ -1,12 +1,14 @@
-"""The operators' border: a failure becomes a report in Blender's status bar and a line in the log."""
+"""What operators share: a failure becomes a report in Blender's status bar and a line in the log; choosing files."""
 
 from __future__ import annotations
 
 import functools
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import bpy
+from bpy.props import BoolProperty, CollectionProperty, StringProperty
 
 from ...backend.contract.errors import MaquetteError
 
@@ -28,3 +30,23 @@ def reports_failures(execute: Execute) -> Execute:
             return {"CANCELLED"}
 
     return wrapper
+
+
+class ChoosesPictures:
+    """An operator that asks for picture files, several at once."""
+
+    directory: StringProperty(subtype="DIR_PATH", options={"SKIP_SAVE", "HIDDEN"})
+    files: CollectionProperty(type=bpy.types.OperatorFileListElement, options={"SKIP_SAVE", "HIDDEN"})
+    filter_image: BoolProperty(default=True, options={"HIDDEN"})
+    filter_folder: BoolProperty(default=True, options={"HIDDEN"})
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        context.window_manager.fileselect_add(self)
+        return {"RUNNING_MODAL"}
+
+    def chosen(self, what: str) -> list[Path]:
+        """The files. Errors: `MaquetteError` when there is none of `what`."""
+        paths = [Path(self.directory) / file.name for file in self.files if file.name]
+        if not paths:
+            raise MaquetteError("bad_input", f"No {what} is chosen. Choose one or more.")
+        return paths

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import bpy
-from bpy.props import BoolProperty, CollectionProperty, StringProperty
 
 from ...backend.contract.errors import MaquetteError
 from ..runtime import session
@@ -20,7 +19,7 @@ from ..runtime.job_store import JobRecord
 from ..runtime.pictures import inspect_picture, normalised_focal
 from ..scene import mask_images
 from . import requesting
-from .common import reports_failures
+from .common import ChoosesPictures, reports_failures
 
 TASK = "photo_to_scene"
 MOST_OBJECTS = 12  # of one photo; the engine takes no more
@@ -124,27 +123,15 @@ class MAQUETTE_OT_generate_scene(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class MAQUETTE_OT_add_masks(bpy.types.Operator):
+class MAQUETTE_OT_add_masks(ChoosesPictures, bpy.types.Operator):
     bl_idname = "maquette.add_masks"
     bl_label = "Add Masks"
     bl_description = "Add mask files, one for each object of the photo"
     bl_options = {"REGISTER", "UNDO"}
 
-    directory: StringProperty(subtype="DIR_PATH", options={"SKIP_SAVE", "HIDDEN"})
-    files: CollectionProperty(type=bpy.types.OperatorFileListElement, options={"SKIP_SAVE", "HIDDEN"})
-    filter_image: BoolProperty(default=True, options={"HIDDEN"})
-    filter_folder: BoolProperty(default=True, options={"HIDDEN"})
-
-    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        context.window_manager.fileselect_add(self)
-        return {"RUNNING_MODAL"}
-
     @reports_failures
     def execute(self, context: bpy.types.Context) -> set[str]:
-        names = [file.name for file in self.files if file.name]
-        if not names:
-            raise MaquetteError("bad_input", "No mask is chosen. Choose one or more.")
-        left = add_masks(context.scene.maquette_compose, [Path(self.directory) / name for name in names])
+        left = add_masks(context.scene.maquette_compose, self.chosen("mask"))
         if left:
             self.report({"WARNING"}, f"{left} of the masks are left out: {MOST_OBJECTS} can be used.")
         return {"FINISHED"}

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import bpy
-from bpy.props import BoolProperty, CollectionProperty, StringProperty
 
 from ...backend.contract.errors import MaquetteError
 from ..runtime.pictures import inspect_picture
-from .common import reports_failures
+from .common import ChoosesPictures, reports_failures
 
 MOST_PHOTOS = 8  # of one object, the first included; the engine takes no more
 
@@ -58,27 +57,15 @@ def _checked(path: str, what: str) -> str:
     return str(absolute)
 
 
-class MAQUETTE_OT_add_photos(bpy.types.Operator):
+class MAQUETTE_OT_add_photos(ChoosesPictures, bpy.types.Operator):
     bl_idname = "maquette.add_photos"
     bl_label = "Add Photos"
     bl_description = "Add further photos of the same object, taken from other sides"
     bl_options = {"REGISTER", "UNDO"}
 
-    directory: StringProperty(subtype="DIR_PATH", options={"SKIP_SAVE", "HIDDEN"})
-    files: CollectionProperty(type=bpy.types.OperatorFileListElement, options={"SKIP_SAVE", "HIDDEN"})
-    filter_image: BoolProperty(default=True, options={"HIDDEN"})
-    filter_folder: BoolProperty(default=True, options={"HIDDEN"})
-
-    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        context.window_manager.fileselect_add(self)
-        return {"RUNNING_MODAL"}
-
     @reports_failures
     def execute(self, context: bpy.types.Context) -> set[str]:
-        names = [file.name for file in self.files if file.name]
-        if not names:
-            raise MaquetteError("bad_input", "No photo is chosen. Choose one or more.")
-        left = add_photos(context.scene.maquette_create, [Path(self.directory) / name for name in names])
+        left = add_photos(context.scene.maquette_create, self.chosen("photo"))
         if left:
             self.report({"WARNING"}, f"{left} of the photos are left out: {MOST_PHOTOS} can be used.")
         return {"FINISHED"}
