@@ -297,10 +297,9 @@ class Session:
 
     def _advance_models(self) -> bool:
         """Look once what is installed, as soon as there is a backend to ask; then hear how installs go."""
-        if self._models_due and self.store is not None:
+        if self._models_due and self.store is not None and (place := self.model_place()) is not None:
             self._models_due = False
-            if (place := self.model_place()) is not None:
-                self.models.refresh(place)
+            self.models.refresh(place)
         return self.models.poll()
 
     def _begin_opening(self) -> None:
