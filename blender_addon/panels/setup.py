@@ -36,7 +36,8 @@ class MAQUETTE_PT_setup(widgets.SidebarPanel, bpy.types.Panel):
             widgets.sentence(box, context, snapshot.install_message)
         else:
             row = layout.row()
-            device = f" ({snapshot.device})" if snapshot.device and snapshot.state is not State.STOPPED else ""
+            named = snapshot.device not in ("", "auto") and snapshot.state is not State.STOPPED
+            device = f" ({snapshot.device})" if named else ""
             row.label(text=_TITLES[snapshot.state] + device)
             if snapshot.state in (State.READY, State.BUSY):
                 row.operator("maquette.stop_backend", text="", icon="QUIT", emboss=False)

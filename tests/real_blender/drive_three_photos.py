@@ -2,7 +2,7 @@
 
 Usage: ``blender --python drive_three_photos.py -- FOLDER``. FOLDER holds ``plan.json`` (`zip`, `python`, and the photos
 `front`, `back` and `side`); it receives screenshots, the backend's data and ``seen.json``. The left view shows the
-object between its three cameras, the right one looks through the camera of the third photo. Blender quits by itself.
+object between its three cameras, the right one looks through the last camera that is trusted. Blender quits by itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import driving  # noqa: E402  (Blender runs this file as a script, so its folder
 from driving import PLAN, addon, screenshot, seen, view_area, wait, window  # noqa: E402
 
 JOB_SECONDS = 220.0  # three times what one photo takes, on two busy cores
-LOOKED_THROUGH = 2  # the photo whose camera is looked through, counted from 0
 FROM = Vector((0.25, -1.0, 0.62))  # the side from which all cameras are looked at
 
 
@@ -124,7 +123,8 @@ def steps() -> Iterator[None]:
     yield from split_the_view()
     left, right = views()
     look_at_everything(left)
-    look_through(right, cameras()[LOOKED_THROUGH])
+    trusted = [number for number, photo in enumerate(seen["job"]["photos"]) if photo.get("trusted")]
+    look_through(right, cameras()[max(trusted, default=0)])
     yield from wait(3.0)
     screenshot("three_photos.png")
     with bpy.context.temp_override(window=window()):
