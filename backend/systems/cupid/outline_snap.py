@@ -19,7 +19,7 @@ from backend.systems.cupid.pose import Camera
 
 SIZE = 192  # pixels of the compared outlines
 INWARD = 0.12  # of the picture: a vertex farther outside than this is left where it is
-OUTWARD = 0.03  # of the picture: the rim falls short of the outline by less than this, or by reason
+OUTWARD = 0.1  # of the picture: a rim that falls shorter of the outline than this, does so by reason
 RIM = 1.5  # pixels from the rendered outline that count as its rim
 FOLLOWING = 6  # rounds in which neighbours follow
 
