@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bpy
 from bpy.props import (
-    BoolProperty,
     CollectionProperty,
     EnumProperty,
     FloatProperty,
@@ -13,7 +12,7 @@ from bpy.props import (
     StringProperty,
 )
 
-from .properties import PLACEMENTS, engine_items
+from .properties import PLACEMENTS, ResultSettings, engine_items
 
 
 class MaquetteObjectMask(bpy.types.PropertyGroup):
@@ -25,7 +24,7 @@ class MaquetteObjectMask(bpy.types.PropertyGroup):
     )
 
 
-class MaquetteComposeSettings(bpy.types.PropertyGroup):
+class MaquetteComposeSettings(ResultSettings, bpy.types.PropertyGroup):
     image: StringProperty(name="Picture", description="A photo that shows several objects", subtype="FILE_PATH")
     masks: CollectionProperty(type=MaquetteObjectMask)
     mask_index: IntProperty(name="Object")
@@ -38,9 +37,6 @@ class MaquetteComposeSettings(bpy.types.PropertyGroup):
     engine: EnumProperty(name="Engine", description="The system that makes the objects", items=engine_items)
     seed: IntProperty(
         name="Seed", description="The same seed and picture give the same scene", default=0, min=0, max=2**31 - 1
-    )
-    steps: IntProperty(
-        name="Steps", description="More steps take longer and give cleaner results", default=12, min=1, max=100
     )
     size: FloatProperty(
         name="Size",
@@ -66,14 +62,6 @@ class MaquetteComposeSettings(bpy.types.PropertyGroup):
         min=1.0,
         max=5000.0,
         subtype="DISTANCE_CAMERA",
-    )
-    show_background: BoolProperty(
-        name="Behind the Camera", description="Show the picture as the camera's background", default=True
-    )
-    set_render_size: BoolProperty(
-        name="Sets Render Size",
-        description="Give the render the picture's width and height, so that frame and picture agree",
-        default=True,
     )
 
 

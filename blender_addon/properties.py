@@ -41,7 +41,23 @@ def engine_items(_self: object, _context: bpy.types.Context | None) -> list[tupl
     return _engine_items
 
 
-class _JobSettings:
+class ResultSettings:
+    """What every job asks for, whatever it makes."""
+
+    steps: IntProperty(
+        name="Steps", description="More steps take longer and give cleaner results", default=12, min=1, max=100
+    )
+    show_background: BoolProperty(
+        name="Behind the Camera", description="Show the picture as the camera's background", default=True
+    )
+    set_render_size: BoolProperty(
+        name="Sets Render Size",
+        description="Give the render the picture's width and height, so that frame and picture agree",
+        default=True,
+    )
+
+
+class _JobSettings(ResultSettings):
     """What both ways of making an object ask for."""
 
     image: StringProperty(name="Picture", description="The photo or drawing to start from", subtype="FILE_PATH")
@@ -73,9 +89,6 @@ class _JobSettings:
     seed: IntProperty(
         name="Seed", description="The same seed and picture give the same object", default=0, min=0, max=2**31 - 1
     )
-    steps: IntProperty(
-        name="Steps", description="More steps take longer and give cleaner results", default=12, min=1, max=100
-    )
     size: FloatProperty(
         name="Size",
         description="Length of the object's longest side",
@@ -86,14 +99,6 @@ class _JobSettings:
         unit="LENGTH",
     )
     placement: EnumProperty(name="Place", description="Where the object is put", items=PLACEMENTS)
-    show_background: BoolProperty(
-        name="Behind the Camera", description="Show the picture as the camera's background", default=True
-    )
-    set_render_size: BoolProperty(
-        name="Sets Render Size",
-        description="Give the render the picture's width and height, so that frame and picture agree",
-        default=True,
-    )
 
 
 class MaquettePhoto(bpy.types.PropertyGroup):

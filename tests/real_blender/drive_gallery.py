@@ -34,15 +34,6 @@ def pick(job_id: str, index: int) -> None:
         bpy.ops.maquette.apply_result("EXEC_DEFAULT", True, job_id=job_id, variant=index, instead=True)
 
 
-def look_through_the_camera() -> None:
-    """Numpad 0, in the colours of the texture, beside the sidebar."""
-    space = view_area().spaces.active
-    space.shading.color_type = "TEXTURE"
-    space.region_3d.view_perspective = "CAMERA"
-    space.region_3d.view_camera_zoom = -6.0
-    space.region_3d.view_camera_offset = (0.12, 0.0)
-
-
 def steps() -> Iterator[None]:
     """What a person does, in order."""
     yield
@@ -68,7 +59,7 @@ def steps() -> Iterator[None]:
         "icons": [thumbnails.icon(job().job_id, name) for name in job().variants],
         "scores": job().report.get("hypotheses", []),
     }  # fmt: skip
-    look_through_the_camera()
+    driving.look_through_the_camera()
     yield from wait(2.0)
     before = made()[0]
     seen["before"] = {"name": before.name, "vertices": len(before.data.vertices)}

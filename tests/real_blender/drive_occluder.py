@@ -59,15 +59,6 @@ def paint_all(image: bpy.types.Image) -> None:
     bpy.data.images.remove(mask)
 
 
-def look_through_the_camera() -> None:
-    """Numpad 0, in the colours of the texture, beside the sidebar."""
-    space = view_area().spaces.active
-    space.shading.color_type = "TEXTURE"
-    space.region_3d.view_perspective = "CAMERA"
-    space.region_3d.view_camera_zoom = -6.0
-    space.region_3d.view_camera_offset = (0.12, 0.0)
-
-
 def steps() -> Iterator[None]:
     """What a person does, in order."""
     yield
@@ -115,7 +106,7 @@ def steps() -> Iterator[None]:
         "mask_iou": job().report.get("mask_iou"),
     }  # fmt: skip
     seen["made"] = [thing.name for thing in window().scene.objects if thing.type == "MESH"]
-    look_through_the_camera()
+    driving.look_through_the_camera()
     yield from wait(3.0)
     screenshot("occluder.png")
     with bpy.data.libraries.load(str(FOLDER / "painted.blend")) as (source, target):
