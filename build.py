@@ -30,6 +30,7 @@ from platform import machine
 ROOT = Path(__file__).resolve().parent
 BUILD = ROOT / "build"
 REQUIREMENTS = ROOT / "backend" / "requirements"
+MODEL_FILES = REQUIREMENTS / "model-files.txt"
 MANIFEST = ROOT / "blender_manifest.toml"
 
 # The newest release of each Blender line that exists as a Python module and runs on Python 3.11.
@@ -82,7 +83,7 @@ def ensure_venv(folder: Path, requirement_files: Sequence[Path], packages: Seque
     python = venv_python(folder)
     digest = hashlib.sha256("\n".join(packages).encode())
     for path in sorted(REQUIREMENTS.glob("*.txt")):
-        if path in requirement_files or path.name == "cpu.txt":
+        if path in requirement_files or path.name in ("cpu.txt", MODEL_FILES.name):
             digest.update(path.read_bytes())
     stamp = folder / "maquette-stamp"
     if stamp.exists() and stamp.read_text() == digest.hexdigest() and python.exists():
@@ -98,6 +99,8 @@ def ensure_venv(folder: Path, requirement_files: Sequence[Path], packages: Seque
         command += ["-r", path]
     log.info("Installing the packages of %s", folder.name)
     must_run(command, f"Installing the packages of {folder.name}")
+    if not packages:
+        must_run([*command[:5], "--no-deps", "-r", MODEL_FILES], f"Installing the model files of {folder.name}")
     stamp.write_text(digest.hexdigest())
     return python
 

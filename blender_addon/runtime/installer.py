@@ -49,6 +49,16 @@ class InstallPlan:
     def requirements(self) -> Path:
         return self.code_folder / "backend" / "requirements" / "cpu.txt"
 
+    @property
+    def model_files(self) -> Path:
+        """Packages that only carry a model: installed without what they ask for."""
+        return self.requirements.with_name("model-files.txt")
+
+    def digest(self) -> str:
+        """What the environment is made from, as one hash."""
+        content = self.requirements.read_bytes() + self.model_files.read_bytes() + PYTHON_VERSION.encode()
+        return hashlib.sha256(content).hexdigest()
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -73,8 +83,7 @@ def find_python(override: str, chosen: str, plan: InstallPlan) -> str | None:
 
 def runtime_folder(plan: InstallPlan) -> Path:
     """Where the environment of these requirements lives: other requirements get another folder."""
-    digest = hashlib.sha256(plan.requirements.read_bytes() + PYTHON_VERSION.encode()).hexdigest()
-    return plan.root / "runtime" / digest[:16]
+    return plan.root / "runtime" / plan.digest()[:16]
 
 
 def venv_python(folder: Path) -> Path:
@@ -162,8 +171,9 @@ def install(plan: InstallPlan, report: Callable[[str, float], None]) -> Path:
         python_source = ["--offline"] if plan.wheel_folder is not None else []
         _run_uv(plan, log, [str(uv), "venv", "--python", PYTHON_VERSION, *python_source, str(venv)])
         report("Installing PyTorch and the other packages; this takes some minutes", 0.2)
-        target = ["--python", str(venv_python(venv)), "-r", str(plan.requirements)]
-        _run_uv(plan, log, [str(uv), "pip", "install", *source, *target])
+        install = [str(uv), "pip", "install", *source, "--python", str(venv_python(venv))]
+        _run_uv(plan, log, [*install, "-r", str(plan.requirements)])
+        _run_uv(plan, log, [*install, "--no-deps", "-r", str(plan.model_files)])
         report("Testing", 0.9)
         _run_uv(plan, log, [str(venv_python(venv)), "-c", SELF_TEST])
     except BaseException:
@@ -172,7 +182,7 @@ def install(plan: InstallPlan, report: Callable[[str, float], None]) -> Path:
             shutil.copyfile(log, kept)
         remove_runtime(folder, plan)
         raise
-    marker = {"python": PYTHON_VERSION, "requirements": hashlib.sha256(plan.requirements.read_bytes()).hexdigest()}
+    marker = {"python": PYTHON_VERSION, "requirements": plan.digest()}
     (folder / MARKER).write_text(json.dumps(marker), "utf-8")
     return venv_python(venv)
 
