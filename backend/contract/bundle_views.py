@@ -37,7 +37,7 @@ def bundle_cameras() -> list[np.ndarray]:
 
 
 def encode_normals(normals: np.ndarray, world_to_camera: np.ndarray) -> np.ndarray:
-    """World normals [...,3] as colours [...,3] in [0,1]: red towards the picture's LEFT, green up, blue to the viewer."""
+    """World normals [...,3] as colours [...,3] in [0,1]: red to the picture's LEFT, green up, blue to the viewer."""
     local = np.asarray(normals, np.float64) @ np.asarray(world_to_camera, np.float64)[:3, :3].T
     return np.clip((1.0 - local) / 2.0, 0.0, 1.0)  # OpenCV x right, y down, z away: all three signs turn
 
