@@ -89,9 +89,7 @@ def scene_to_glb(parts: Sequence[tuple[str, MeshData, np.ndarray]]) -> bytes:
             node["matrix"] = y_up.T.reshape(-1).tolist()  # glTF stores columns
         document["nodes"].append(node)
         document["meshes"].append({"name": name, "primitives": [_add_primitive(buffer, document, mesh, name)]})
-    document.update(
-        accessors=buffer.accessors, bufferViews=buffer.views, buffers=[{"byteLength": len(buffer.data)}]
-    )
+    document.update(accessors=buffer.accessors, bufferViews=buffer.views, buffers=[{"byteLength": len(buffer.data)}])
     return _pack(document, bytes(buffer.data))
 
 
@@ -127,9 +125,7 @@ def _add_primitive(buffer: _Buffer, document: dict[str, Any], mesh: MeshData, na
         if mesh.normal_map:
             material["normalTexture"] = {"index": _add_texture(buffer, document, mesh.normal_map)}
     elif colors is not None:
-        attributes["COLOR_0"] = buffer.add_accessor(
-            colors, _UNSIGNED_SHORT, "VEC4", _ARRAY_BUFFER, normalized=True
-        )
+        attributes["COLOR_0"] = buffer.add_accessor(colors, _UNSIGNED_SHORT, "VEC4", _ARRAY_BUFFER, normalized=True)
     indices = buffer.add_accessor(faces.reshape(-1, 1).astype("<u4"), _UNSIGNED_INT, "SCALAR", _ELEMENT_BUFFER)
     document["materials"].append(material)
     return {"attributes": attributes, "indices": indices, "material": len(document["materials"]) - 1}
@@ -144,11 +140,15 @@ def _add_texture(buffer: _Buffer, document: dict[str, Any], png: bytes) -> int:
     return len(textures) - 1
 
 
+def linear_light(values: np.ndarray) -> np.ndarray:
+    """sRGB values in [0,1], any shape, as linear ones."""
+    values = np.asarray(values)
+    return np.where(values <= 0.04045, values / 12.92, ((values.clip(0.0) + 0.055) / 1.055) ** 2.4)
+
+
 def srgb_to_linear(colors: np.ndarray) -> np.ndarray:
     """sRGB uint8 [V,4] -> linear uint16 [V,4], so that dark tones keep their steps; alpha only rescaled."""
-    value = np.arange(256) / 255.0
-    table = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-    linear = np.rint(table * 65535.0).astype("<u2")
+    linear = np.rint(linear_light(np.arange(256) / 255.0) * 65535.0).astype("<u2")
     return np.concatenate([linear[colors[:, :3]], colors[:, 3:4].astype("<u2") * 257], axis=1)
 
 

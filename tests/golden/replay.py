@@ -1,7 +1,9 @@
 """Replaying golden vectors: read a case, run our code on its inputs, compare with the recorded outputs.
 
 A golden folder holds one ``<case>.json`` (manifest: ``case``, ``file``, ``module``, ``config``, ``tolerance``) and one
-``<case>.npz`` (inputs and outputs by name, network weights under ``sd/<key>`` or ``sd_<part>/<key>``) a case.
+``<case>.npz`` (inputs and outputs by name, network weights under ``sd/<key>`` or ``sd_<part>/<key>``) a case. Other
+sets (kiss3dgen) call the case ``name``, give tolerances as words for each kind of value ("rtol 1e-4, atol 1e-6",
+"exact"), store ``in_<input>`` and ``out_<output>``, and may list all cases in one ``manifest.json``.
 
 A *replay* is a function ``replay(manifest, arrays) -> list[Comparison]``. It builds the module from
 ``manifest["config"]`` alone, so that cases of other seeds, sizes and configurations work unchanged. Replays live in
@@ -44,21 +46,45 @@ class CaseResult:
 
 
 def list_cases(folder: Path) -> list[Path]:
-    """Manifests of a folder, sorted by name; a ``.json`` that names no case is not one."""
+    """Files of a folder's cases, sorted by name: a manifest, or the arrays of a case that ``manifest.json`` lists. A
+    ``.json`` that names no case is not one."""
     found = []
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and "case" in content and "file" in content:
+        if isinstance(content, dict) and "file" in content and ("case" in content or "name" in content):
             found.append(path)
-    return found
+        elif isinstance(content, dict) and isinstance(content.get("cases"), list):
+            found += [folder / entry["file"] for entry in content["cases"]]
+    return sorted(found)
 
 
 def load_case(path: Path) -> tuple[Manifest, Arrays]:
     """Manifest and arrays of one case. Raises OSError or ValueError when a file is missing or damaged."""
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    if path.suffix == ".npz":
+        listed = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))["cases"]
+        manifest = next(entry for entry in listed if entry["file"] == path.name)
+    else:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest = {"case": manifest.get("name"), **manifest}
     with np.load(path.parent / manifest["file"], allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
     return manifest, arrays
+
+
+def tolerance_of(manifest: Manifest, output: str, expected: Any) -> tuple[float, float]:
+    """rtol and atol of an output: numbers for the whole case, or words for this output or its kind of value.
+
+    Raises KeyError or ValueError where neither is there.
+    """
+    stated = manifest["tolerance"]
+    if "atol" in stated:
+        return float(stated["rtol"]), float(stated["atol"])
+    kind = "float" if np.issubdtype(as_array(expected).dtype, np.floating) else "int"
+    words = stated[output if output in stated else kind]
+    if words == "exact":
+        return 0.0, 0.0
+    values = {name: float(value) for name, value in (part.split() for part in words.split(","))}
+    return values.get("rtol", 0.0), values.get("atol", 0.0)
 
 
 def state_dict(arrays: Mapping[str, np.ndarray], prefix: str = "sd") -> dict[str, Any]:
@@ -109,21 +135,22 @@ def replay_case(path: Path, replays: Mapping[str, Replay]) -> CaseResult:
     """Run one case. An unknown case, a missing output, a miss or an exception of the replay is a failed result."""
     try:
         manifest, arrays = load_case(path)
-        rtol, atol = float(manifest["tolerance"]["rtol"]), float(manifest["tolerance"]["atol"])
-    except (OSError, ValueError, KeyError, TypeError) as failure:
+        stated = manifest["tolerance"]
+    except (OSError, ValueError, KeyError, TypeError, StopIteration) as failure:
         return CaseResult(path.stem, float("inf"), "unknown", False, f"cannot be read: {failure!r}")
-    name, tolerance = str(manifest["case"]), f"rtol {rtol:g} atol {atol:g}"
+    name, tolerance = str(manifest["case"]), " ".join(f"{kind} {value}" for kind, value in stated.items())
     replay = find_replay(manifest, replays)
     if replay is None:
         return CaseResult(name, float("inf"), tolerance, False, f"unknown case; known: {', '.join(sorted(replays))}")
     try:
         comparisons = replay(manifest, arrays)
+        limits = [tolerance_of(manifest, comparison[0], comparison[2]) for comparison in comparisons]
     except Exception as failure:  # a border: whatever a replay raises is the result of this case
         return CaseResult(name, float("inf"), tolerance, False, f"{type(failure).__name__}: {failure}")
     if not comparisons:
         return CaseResult(name, float("inf"), tolerance, False, "the replay compared nothing")
     worst, missed, rounded = 0.0, [], []
-    for output, actual, expected, *slack in comparisons:
+    for (output, actual, expected, *slack), (rtol, atol) in zip(comparisons, limits, strict=True):
         error, wrong = difference(actual, expected, rtol, atol)
         worst = max(worst, error)
         if wrong and slack and not difference(actual, expected, rtol, atol, slack[0])[1]:

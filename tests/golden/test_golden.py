@@ -14,12 +14,14 @@ from tests.golden.__main__ import REPLAYS, main
 from tests.golden.replay import list_cases, replay_case
 
 FOLDER = Path(__file__).parent / "cupid"
-CASES = list_cases(FOLDER)
+KISS_FOLDER = Path(__file__).parent / "kiss3dgen"
+CASES = list_cases(FOLDER) + list_cases(KISS_FOLDER)
 torch.set_num_threads(1)
 
 
 def test_there_are_cases() -> None:
-    assert len(CASES) >= 21
+    assert len(list_cases(FOLDER)) >= 21
+    assert len(list_cases(KISS_FOLDER)) >= 6
 
 
 @pytest.mark.parametrize("path", CASES, ids=[path.stem for path in CASES])
@@ -48,4 +50,17 @@ def test_a_wrong_value_fails(tmp_path: Path) -> None:
         arrays = dict(stored)
     arrays["ape_48"] = arrays["ape_48"] + 1e-3
     np.savez(tmp_path / "embeddings.npz", **arrays)
+    assert main([str(tmp_path)]) == 1
+
+
+def test_cases_listed_in_one_manifest_with_tolerances_in_words(tmp_path: Path) -> None:
+    entry = json.loads((KISS_FOLDER / "srgb_to_linear.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({"set": "any", "cases": [entry]}))
+    assert main([str(tmp_path)]) == 1  # its arrays are missing
+    shutil.copy(KISS_FOLDER / "srgb_to_linear.npz", tmp_path)
+    assert main([str(tmp_path)]) == 0
+    with np.load(KISS_FOLDER / "srgb_to_linear.npz") as stored:
+        arrays = dict(stored)
+    arrays["out_linear"] = arrays["out_linear"] + 1e-5
+    np.savez(tmp_path / "srgb_to_linear.npz", **arrays)
     assert main([str(tmp_path)]) == 1
