@@ -47,9 +47,11 @@ class RenderOptions:
     """Views an object, size in pixels, Cycles samples a pixel.
 
     tight: each picture is cut to the object; else it shows the unit cube. random_light: sun and sky by seed, or white.
+    bundle: the four fixed views of a bundle (`backend.contract.bundle_views`) instead of `views` random ones.
     """
 
     views: int = 8
+    bundle: bool = False
     size: int = 128
     samples: int = 4
     tight: bool = True

@@ -87,8 +87,8 @@ def render(capture: types.ModuleType, item: dict, job: dict) -> dict[str, np.nda
     """All views of one object, packed small; see backend.data.blender.RenderedObject for the layout."""
     clear()
     meshes, vertices, normalise = import_normalised(item["path"])
-    cameras = views.random_cameras(job["views"], item["seed"])
-    if job["tight"]:
+    cameras = views.bundle_cameras() if job["bundle"] else views.random_cameras(job["views"], item["seed"])
+    if job["tight"] and not job["bundle"]:
         cameras = [views.tighten(camera, vertices) for camera in cameras]
     size = (job["size"], job["size"])
     requests = [capture.CaptureCamera(camera.world_to_camera, camera.intrinsics, size) for camera in cameras]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..contract import frames
+from ..contract import bundle_views, frames
 
 FOV_RANGE_DEGREES = (10.0, 70.0)
 _SPHERE_RADIUS = np.sqrt(3.0) / 2.0  # of the cube [-0.5, 0.5]^3
@@ -69,6 +69,13 @@ def random_cameras(count: int, seed: int) -> list[ViewCamera]:
         world_to_camera = frames.look_at(direction * fov_to_distance(fov), np.zeros(3))
         cameras.append(ViewCamera(world_to_camera, intrinsics, float(fov)))
     return cameras
+
+
+def bundle_cameras() -> list[ViewCamera]:
+    """The four cameras of a bundle picture, in the order of its tiles."""
+    fov = float(np.radians(bundle_views.FOV_DEGREES))
+    intrinsics = bundle_views.bundle_intrinsics()
+    return [ViewCamera(matrix, intrinsics, fov) for matrix in bundle_views.bundle_cameras()]
 
 
 def tighten(camera: ViewCamera, points: np.ndarray, ratio: float = 1.25) -> ViewCamera:
