@@ -55,7 +55,7 @@ class _Grid:
 
 
 @dataclass(frozen=True)
-class _Surface:
+class SurfaceCubes:
     """Cubes that the surface crosses, sorted by key.
 
     coords [S,3], keys [S], source [S] touched row (M = none), vertices [S,8].
@@ -68,7 +68,7 @@ class _Surface:
 
 
 @dataclass(frozen=True)
-class _Dual:
+class DualVertices:
     """Dual vertices: cube [D] is the surface cube of each.
 
     A pair is a crossing edge of a cube: pair_cube, pair_edge, pair_dual [P].
@@ -80,11 +80,13 @@ class _Dual:
     pair_dual: Tensor
 
 
-def _key(points: Tensor, size: int) -> Tensor:
+def grid_key(points: Tensor, size: int) -> Tensor:
+    """One number a grid point [...,3] of a grid with `size` points a side, x slowest."""
     return (points[..., 0] * size + points[..., 1]) * size + points[..., 2]
 
 
-def _points(keys: Tensor, size: int) -> Tensor:
+def grid_points(keys: Tensor, size: int) -> Tensor:
+    """The inverse of `grid_key`."""
     return torch.stack([keys // (size * size), keys // size % size, keys % size], dim=-1)
 
 
@@ -98,7 +100,7 @@ def _find(sorted_keys: Tensor, queries: Tensor, missing: int) -> Tensor:
 def _build_grid(coords: Tensor, size: int, corners: Tensor) -> _Grid:
     count = len(coords)
     # vertex keys of a cube are its own key plus a constant for each corner
-    corner_keys = _key(coords, size)[:, None] + _key(corners, size)[None]
+    corner_keys = grid_key(coords, size)[:, None] + grid_key(corners, size)[None]
     keys, of_cube = torch.unique(corner_keys, return_inverse=True)
     cubes = torch.full((len(keys), 8), count, dtype=torch.int64, device=coords.device)
     slots = torch.arange(8, device=coords.device).expand(count, 8)
@@ -115,28 +117,28 @@ def _average(values: Tensor, cubes: Tensor) -> Tensor:
     return total / (cubes < values.shape[0]).sum(1, keepdim=True).to(values.dtype)
 
 
-def _find_surface(coords: Tensor, grid: _Grid, inside: Tensor, resolution: int, corners: Tensor) -> _Surface:
+def _find_surface(coords: Tensor, grid: _Grid, inside: Tensor, resolution: int, corners: Tensor) -> SurfaceCubes:
     """Touched cubes with corners of both kinds, and untouched ones that share an inside vertex."""
     count, size = len(coords), resolution + 1
     signs = inside[grid.of_cube].sum(1)
     touched = torch.nonzero((signs > 0) & (signs < 8))[:, 0]
     # vertices with fewer than 8 cubes have untouched neighbours; outside ones cannot make those a surface
     vertex, corner = torch.nonzero((grid.cubes == count) & inside[:, None], as_tuple=True)
-    beside = _points(grid.keys[vertex], size) - corners[corner]
+    beside = grid_points(grid.keys[vertex], size) - corners[corner]
     beside = beside[((beside >= 0) & (beside < resolution)).all(1)]
-    extra = _points(torch.unique(_key(beside, resolution)), resolution)
-    around = _find(grid.keys, _key(extra[:, None] + corners[None], size), len(grid.keys))
+    extra = grid_points(torch.unique(grid_key(beside, resolution)), resolution)
+    around = _find(grid.keys, grid_key(extra[:, None] + corners[None], size), len(grid.keys))
     padded = torch.cat([inside, inside.new_zeros(1)])
     mixed = ~padded[around].all(1)
     extra, around = extra[mixed], around[mixed]
     where = torch.cat([coords[touched], extra])
-    keys, order = torch.sort(_key(where, resolution))
+    keys, order = torch.sort(grid_key(where, resolution))
     source = torch.cat([touched, torch.full((len(extra),), count, device=coords.device)])
     vertices = torch.cat([grid.of_cube[touched], around])
-    return _Surface(where[order], keys, source[order], vertices[order])
+    return SurfaceCubes(where[order], keys, source[order], vertices[order])
 
 
-def _connect(surface: _Surface, inside: Tensor, resolution: int) -> _Dual:
+def connect_dual(surface: SurfaceCubes, inside: Tensor, resolution: int) -> DualVertices:
     """Dual vertices of the surface cubes. inside [S,8] bool."""
     device = inside.device
     cases = cube_cases()
@@ -148,7 +150,7 @@ def _connect(surface: _Surface, inside: Tensor, resolution: int) -> _Dual:
     across = surface.coords[doubtful] + facing[case[doubtful]]
     valid = ((across >= 0) & (across < resolution)).all(1)
     doubtful, across = doubtful[valid], across[valid]
-    neighbour = _find(surface.keys, _key(across, resolution), -1)
+    neighbour = _find(surface.keys, grid_key(across, resolution), -1)
     both = (neighbour >= 0) & problematic[case[neighbour.clamp_min(0)]]
     resolved = case.clone()
     resolved[doubtful[both]] = 255 - case[doubtful[both]]
@@ -158,16 +160,19 @@ def _connect(surface: _Surface, inside: Tensor, resolution: int) -> _Dual:
     pair_cube, pair_edge = torch.nonzero(cube_labels >= 0, as_tuple=True)
     pair_dual = start[pair_cube] + cube_labels[pair_cube, pair_edge]
     owner = torch.repeat_interleave(torch.arange(len(case), device=device), count)
-    return _Dual(owner, pair_cube, pair_edge, pair_dual)
+    return DualVertices(owner, pair_cube, pair_edge, pair_dual)
 
 
-def _quads(surface: _Surface, dual: _Dual, inside: Tensor, resolution: int) -> Tensor:
-    """Four dual vertices around every crossing edge that has four surface cubes [Q,4]; normals point outward."""
+def quads_around(dual: DualVertices, inside: Tensor, edge_keys: Tensor) -> tuple[Tensor, Tensor]:
+    """The quads of all crossing edges that have four surface cubes, in the order of their keys.
+
+    edge_keys [P] int64 names the grid edge of each pair. Answers four dual vertices a quad [Q,4], turned so that
+    normals point outward, and whether the edge starts outside [Q].
+    """
     device = inside.device
     axis = torch.from_numpy(EDGE_AXIS).to(device)[dual.pair_edge]
     low = torch.from_numpy(EDGE_LOW).to(device)[dual.pair_edge]
-    vertex = _key(surface.coords[dual.pair_cube] + low, resolution + 1)
-    keys, edge = torch.unique(vertex * 3 + axis, return_inverse=True)
+    keys, edge = torch.unique(edge_keys, return_inverse=True)
     # the place among the four cubes in increasing (x-major) cube index follows from where the edge lies in this cube
     first = torch.where(axis == 0, low[:, 1], low[:, 0])
     second = torch.where(axis == 2, low[:, 1], low[:, 2])
@@ -178,28 +183,36 @@ def _quads(surface: _Surface, dual: _Dual, inside: Tensor, resolution: int) -> T
     starts_outside[edge] = ~inside[dual.pair_cube, start_corner]
     complete = (around >= 0).all(1)
     around, starts_outside = around[complete], starts_outside[complete]
-    return torch.where(starts_outside[:, None], around[:, [0, 1, 3, 2]], around[:, [2, 3, 1, 0]])
+    quads = torch.where(starts_outside[:, None], around[:, [0, 1, 3, 2]], around[:, [2, 3, 1, 0]])
+    return quads, starts_outside
 
 
-def _blend(field: Tensor, dual: _Dual, ends: Tensor) -> Tensor:
+def _edge_keys(surface: SurfaceCubes, dual: DualVertices, resolution: int) -> Tensor:
+    """A number [P] for the grid edge of each pair: its lower vertex and its axis."""
+    axis = torch.from_numpy(EDGE_AXIS).to(dual.pair_edge.device)[dual.pair_edge]
+    low = torch.from_numpy(EDGE_LOW).to(dual.pair_edge.device)[dual.pair_edge]
+    return grid_key(surface.coords[dual.pair_cube] + low, resolution + 1) * 3 + axis
+
+
+def zero_crossing(field: Tensor, dual: DualVertices, ends: Tensor) -> Tensor:
     """Where on each crossing edge the field [S,8] is zero: 0 at its first end, 1 at its second; [P,1]."""
     start, stop = field[dual.pair_cube, ends[:, 0]], field[dual.pair_cube, ends[:, 1]]
     return (start / (start - stop))[:, None]
 
 
-def _crossings(values: Tensor, blend: Tensor, dual: _Dual, ends: Tensor) -> Tensor:
+def at_crossings(values: Tensor, blend: Tensor, dual: DualVertices, ends: Tensor) -> Tensor:
     """Values [S,8,C] at the crossings [P,C]."""
     return values[dual.pair_cube, ends[:, 0]] * (1 - blend) + values[dual.pair_cube, ends[:, 1]] * blend
 
 
-def _gather_dual(values: Tensor, beta: Tensor, dual: _Dual) -> Tensor:
+def average_dual(values: Tensor, beta: Tensor, dual: DualVertices) -> Tensor:
     """Beta-weighted mean of crossing values [P,C] over each dual vertex -> [D,C]."""
     total = values.new_zeros(len(dual.cube), values.shape[1]).index_add(0, dual.pair_dual, values * beta[:, None])
     norm = beta.new_zeros(len(dual.cube)).index_add(0, dual.pair_dual, beta)
     return total / norm[:, None]
 
 
-def _spread(crossings: Tensor, vertices: Tensor, dual: _Dual) -> Tensor:
+def _spread(crossings: Tensor, vertices: Tensor, dual: DualVertices) -> Tensor:
     """Mean deviation of crossing-to-vertex distances from their mean a dual vertex (scalar)."""
     distance = torch.linalg.vector_norm(crossings - vertices[dual.pair_dual], dim=1)
     ones = torch.ones_like(distance)
@@ -208,7 +221,7 @@ def _spread(crossings: Tensor, vertices: Tensor, dual: _Dual) -> Tensor:
     return (distance - mean[dual.pair_dual]).abs().mean()
 
 
-def _triangles(quads: Tensor, gamma: Tensor) -> Tensor:
+def split_quads(quads: Tensor, gamma: Tensor) -> Tensor:
     """Two triangles a quad [2Q,3], split along the diagonal with the larger product of gamma."""
     g = gamma[quads]
     straight = (g[:, 0] * g[:, 2] > g[:, 1] * g[:, 3])[:, None]
@@ -265,8 +278,8 @@ def extract_mesh(
         inside_vertex = sdf < 0
         surface = _find_surface(coords, grid, inside_vertex, resolution, corners)
         inside = torch.cat([inside_vertex, inside_vertex.new_zeros(1)])[surface.vertices]
-        dual = _connect(surface, inside, resolution)
-        quads = _quads(surface, dual, inside, resolution)
+        dual = connect_dual(surface, inside, resolution)
+        quads, _ = quads_around(dual, inside, _edge_keys(surface, dual, resolution))
         if training:
             chosen = torch.arange(len(grid.keys), device=device)
         else:  # attributes are needed at the surface only
@@ -286,26 +299,26 @@ def extract_mesh(
     gamma = (0.99 * torch.sigmoid(cube_weights[:, 20]) + 0.005)[dual.cube]
 
     ends = torch.from_numpy(EDGES).to(device)[dual.pair_edge]
-    blend = _blend(field * alpha, dual, ends)
+    blend = zero_crossing(field * alpha, dual, ends)
     positions = _deformed(surface.coords[:, None] + corners[None], padded[..., :3], resolution)
-    values = _gather_dual(_crossings(positions, blend, dual, ends), beta, dual)
+    values = average_dual(at_crossings(positions, blend, dual, ends), beta, dual)
     regulariser = field_vertices = field_values = None
     if training:
         regulariser = _consistency(corner_values, sdf, others, grid) + 0.2 * weights[:, :20].abs().sum() / max(
             1, count * 20
         )
         if len(dual.pair_cube):
-            plain = _crossings(positions, _blend(field, dual, ends), dual, ends)  # alpha does not enter here
+            plain = at_crossings(positions, zero_crossing(field, dual, ends), dual, ends)  # alpha does not enter here
             regulariser = regulariser + 0.5 * _spread(plain, values, dual)
-        field_vertices = _deformed(_points(grid.keys, resolution + 1), others[:, :3], resolution)
+        field_vertices = _deformed(grid_points(grid.keys, resolution + 1), others[:, :3], resolution)
         field_values = sdf
     if use_color:
-        shades = _crossings(torch.sigmoid(padded[..., 3:]), blend, dual, ends)
-        values = torch.cat([values, _gather_dual(shades, beta, dual)], dim=1)
+        shades = at_crossings(torch.sigmoid(padded[..., 3:]), blend, dual, ends)
+        values = torch.cat([values, average_dual(shades, beta, dual)], dim=1)
     if training:
         faces, values = _centre_fans(quads, gamma, values)
     else:
-        faces = _triangles(quads, gamma)
+        faces = split_quads(quads, gamma)
     attributes = values[:, 3:] if use_color else None
     return DualMesh(values[:, :3], faces, attributes, resolution, regulariser, field_vertices, field_values)
 
