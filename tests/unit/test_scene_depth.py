@@ -37,6 +37,14 @@ def test_npy_and_16_bit_png_agree_and_the_unknown_is_zero():
     assert read.resized((32, 24)).shape == (24, 32)
 
 
+def test_an_even_grid_keeps_slopes_and_is_small_enough():
+    ramp = DepthMap(np.arange(1.0, 131.0, dtype=np.float32) + np.zeros((98, 1), np.float32), None, "image")
+    even = ramp.even(32)
+    assert even.shape == (24, 32) and np.ptp(np.diff(even[0])) == 0.0
+    assert abs(even[0, 0] - 0.5 - 2.0) <= 0.5 and np.array_equal(ramp.even(200), ramp.depth)
+    assert np.ptp(np.diff(ramp.resized((96, 72))[0])) == 1.0, "the nearest measurements are uneven"
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [

@@ -44,6 +44,13 @@ class DepthMap:
         columns = ((np.arange(width) + 0.5) / width * self.depth.shape[1]).astype(int)
         return np.asarray(self.depth[rows[:, None], columns[None]])
 
+    def even(self, most: int) -> np.ndarray:
+        """Depth [h,w] on an even grid of at most twice `most` pixels a side: every n-th measurement, so that slopes
+        between neighbours are true, which they are not in `resized`."""
+        step = max(1, max(self.depth.shape) // most)
+        height, width = (side // step * step for side in self.depth.shape)
+        return np.asarray(self.depth[step // 2 : height : step, step // 2 : width : step])
+
 
 def read_depth(data: bytes, size: tuple[int, int]) -> DepthMap:
     """The depth in an .npy, PNG or EXR file for a photo of `size` (width, height). Errors: `MaquetteError`."""

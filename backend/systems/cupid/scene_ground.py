@@ -17,26 +17,29 @@ from scipy import ndimage
 USUAL_FOCAL = 1.1  # in units of the picture's longer side: 40 mm on full frame
 FOCAL_SPREAD = 0.35  # in log focal: a phone's 26 mm and a portrait's 60 mm are one spread away
 HABIT = 0.15  # share of one object's surface that one spread from the usual lens weighs
-UPRIGHT_SPREAD = 0.1  # cosine: how far from a right angle a wall may be
-LEAST_UPRIGHT = 0.1  # of the objects' flat surface that must be upright to tell the lens
+UPRIGHT_SPREAD = 0.05  # cosine: how far from a right angle a wall may be
+LEAST_UPRIGHT = 0.05  # of the objects' flat surface that must be upright to tell the lens
 LEAST_NORMALS = 30
-FLAT = 1e-3  # relative second difference of the inverse depth up to which a surface is flat
+FLAT = 1e-3  # of the inverse depth: a window this near to a plane is flat, besides the depth's own noise
+REACHES = (1, 2, 3, 4)  # pixels from the middle of such a window to its edge
 FOCALS = np.exp(np.linspace(np.log(0.4), np.log(5.0), 151))
 UP_SPREAD = np.radians(10.0)  # how far the top of an object points from the truth, usually
 UP_AGREES = np.radians(25.0)  # tops this close to each other agree
 TRIES = 300  # planes tried
 TOLERANCE = 0.015  # of the depth: a point this near belongs to a plane
 LEAST_SLOPE = 0.1  # of the inverse depth in the middle: how much it grows from top to bottom
+NORMAL_MEDIAN = 1.4826  # deviation of normal noise over its median size
 LEAST_SHARE = 0.3  # of the points that must lie in the ground
 MOST_POINTS = 4000
 
 
 @dataclass(frozen=True)
 class PicturePlane:
-    """1 / depth = a u + b v + c on the plane; `share` of the points lie in it."""
+    """1 / depth = a u + b v + c on the plane; `share` of the points lie in it, `noise` (relative) beside it."""
 
     coefficients: np.ndarray
     share: float
+    noise: float
 
     def in_camera(self, intrinsics: np.ndarray) -> tuple[np.ndarray, float]:
         """The plane's unit normal [3] towards the camera, and the camera's height above it."""
@@ -75,7 +78,8 @@ def find_ground(depth: np.ndarray, known: np.ndarray, seed: int = 0) -> PictureP
         if best.sum() < 3:
             return None
     share = float(best.mean())
-    return PicturePlane(plane, share) if share >= LEAST_SHARE and _slopes_down(plane) else None
+    noise = NORMAL_MEDIAN * float(np.median(np.abs(points[best] @ plane * z[best] - 1.0)))
+    return PicturePlane(plane, share, noise) if share >= LEAST_SHARE and _slopes_down(plane) else None
 
 
 def _slopes_down(plane: np.ndarray) -> bool:
@@ -88,10 +92,12 @@ def estimate_focal(
 ) -> float | None:
     """The focal length, as fx normalised to the picture of `size` (width, height), that lets the objects stand upright.
 
-    depth [h,w] and one mask [h,w] an object, of the picture. None where hardly anything of them is upright.
+    depth [h,w] on an even grid (an uneven one bends every slope) and one mask [h,w] an object, of the picture. None
+    where hardly anything of them is upright.
     """
     longer = max(size)
-    tangents = [found for found in (_tangents(depth, mask) for mask in masks) if len(found) >= LEAST_NORMALS]
+    every = (_tangents(depth, mask, plane.noise) for mask in masks)
+    tangents = [found for found in every if len(found) >= LEAST_NORMALS]
     if not tangents:
         return None
     upright = np.zeros(len(FOCALS))
@@ -112,22 +118,34 @@ def usual_focal(size: tuple[int, int]) -> float:
     return USUAL_FOCAL * max(size) / size[0]
 
 
-def _tangents(depth: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Coefficients [N,3] of the surface's tangent planes, like `PicturePlane`'s, where it is flat inside the mask."""
+def _tangents(depth: np.ndarray, mask: np.ndarray, noise: float) -> np.ndarray:
+    """Coefficients [N,3] of the surface's tangent planes, like `PicturePlane`'s, where it is flat inside the mask.
+
+    Each is the least-squares plane of a square window. Windows are as small as the relative `noise` of the depth lets
+    them be: until a slope is known as well as `UPRIGHT_SPREAD` asks, at a usual lens.
+    """
     height, width = depth.shape
     inverse = np.where(depth > 0, 1.0 / np.maximum(depth, 1e-9), 0.0).astype(np.float64)
-    inside = ndimage.binary_erosion(mask & (depth > 0), np.ones((5, 5), bool))
-    slope_u, slope_v = np.zeros_like(inverse), np.zeros_like(inverse)
-    slope_u[:, 1:-1] = (inverse[:, 2:] - inverse[:, :-2]) * width / 2.0
-    slope_v[1:-1] = (inverse[2:] - inverse[:-2]) * height / 2.0
-    bend = np.zeros_like(inverse)
-    bend[:, 1:-1] = np.abs(inverse[:, 2:] + inverse[:, :-2] - 2.0 * inverse[:, 1:-1])
-    bend[1:-1] = np.maximum(bend[1:-1], np.abs(inverse[2:] + inverse[:-2] - 2.0 * inverse[1:-1]))
-    flat = inside & (bend * depth < FLAT)
-    rows, columns = np.nonzero(flat)
+    for reach in REACHES:
+        steps = np.arange(-reach, reach + 1.0)
+        squares = float((steps**2).sum())
+        if noise * max(height, width) / np.sqrt(len(steps) * squares) <= UPRIGHT_SPREAD:
+            break
+    even, ramp = np.full(len(steps), 1.0 / len(steps)), steps / squares
+
+    def filtered(values: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarray:
+        return np.asarray(ndimage.correlate1d(ndimage.correlate1d(values, down, axis=0), across, axis=1))
+
+    mean, across, down = filtered(inverse, even, even), filtered(inverse, even, ramp), filtered(inverse, ramp, even)
+    explained = mean**2 + (across**2 + down**2) * squares / len(steps)
+    beside = np.sqrt(np.maximum(filtered(inverse**2, even, even) - explained, 0.0)) * depth
+    inside = ndimage.binary_erosion(mask & (depth > 0), np.ones((len(steps), len(steps)), bool))
+    rows, columns = np.nonzero(inside & (beside < FLAT + 2.0 * noise))
+    chosen = np.linspace(0, len(rows) - 1, min(len(rows), MOST_POINTS)).astype(int)
+    rows, columns = rows[chosen], columns[chosen]
     u, v = (columns + 0.5) / width, (rows + 0.5) / height
-    slopes = np.stack([slope_u[flat], slope_v[flat]], axis=1)
-    return np.column_stack([slopes, inverse[flat] - slopes[:, 0] * u - slopes[:, 1] * v])
+    slopes = np.stack([across[rows, columns] * width, down[rows, columns] * height], axis=1)
+    return np.column_stack([slopes, mean[rows, columns] - slopes[:, 0] * u - slopes[:, 1] * v])
 
 
 def camera_intrinsics(focal: float, size: tuple[int, int]) -> np.ndarray:

@@ -30,6 +30,7 @@ from backend.systems.cupid.scene_pose import (
 from backend.systems.cupid.scene_surface import EROSION, by_depth
 
 WORK_SIDE = 384  # pixels of the longer side at which surfaces are compared
+LENS_SIDE = 512  # pixels of the longer side at which ground and lens are looked for, at least, if the depth has them
 SIZE_SPREAD = 0.5  # in log size: how different the objects of a photo are, usually
 LEVEL_SPREAD = np.radians(4.0)  # how level a camera is held
 USUAL_PITCH, PITCH_SPREAD = np.radians(25.0), np.radians(12.0)  # how far down one looks at things on a ground
@@ -63,11 +64,15 @@ def place_objects(
     work = _work_size(size)
     measured = None if depth is None else depth.resized(work)
     masks = [_resized(item.mask, work) for item in objects]
-    plane = None
-    if measured is not None:
-        beside = ~ndimage.binary_dilation(np.any(masks, axis=0), EROSION, iterations=2)
-        plane = scene_ground.find_ground(measured, beside)
-    intrinsics, focal_source = _shared_camera(size, focal, depth, measured, masks, plane)
+    plane, told = None, None
+    if depth is not None:
+        even = depth.even(LENS_SIDE)
+        shown = [_resized(item.mask, (even.shape[1], even.shape[0])) for item in objects]
+        beside = ~ndimage.binary_dilation(np.any(shown, axis=0), EROSION, iterations=2)
+        plane = scene_ground.find_ground(even, beside)
+        if plane is not None and focal is None and depth.intrinsics is None:
+            told = scene_ground.estimate_focal(even, shown, plane, size)
+    intrinsics, focal_source = _shared_camera(size, focal, depth, told)
     poses = [reframed(item, intrinsics) for item in objects]
     up, ground = None, "none"
     if plane is not None:
@@ -95,18 +100,15 @@ def place_objects(
 
 
 def _shared_camera(
-    size: tuple[int, int], focal: float | None, depth: DepthMap | None, measured: np.ndarray | None,
-    masks: Sequence[np.ndarray], plane: PicturePlane | None,
-) -> tuple[np.ndarray, str]:  # fmt: skip
-    """The photo's intrinsics and where they come from."""
+    size: tuple[int, int], focal: float | None, depth: DepthMap | None, told: float | None
+) -> tuple[np.ndarray, str]:
+    """The photo's intrinsics and where they come from; `told` is the focal length that the ground tells, if any."""
     if focal is not None:
         return camera_intrinsics(focal, size), "given"
     if depth is not None and depth.intrinsics is not None:
         return depth.intrinsics, "depth"
-    if measured is not None and plane is not None:
-        found = scene_ground.estimate_focal(measured, masks, plane, size)
-        if found is not None:
-            return camera_intrinsics(found, size), "ground"
+    if told is not None:
+        return camera_intrinsics(told, size), "ground"
     return camera_intrinsics(scene_ground.usual_focal(size), size), "usual"
 
 
