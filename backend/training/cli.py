@@ -12,9 +12,12 @@ from pathlib import Path
 def main(argv: Sequence[str]) -> int:
     """Train one stage of one system; prints its last measures as JSON. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="backend train", description=__doc__)
-    parser.add_argument("system", choices=["cupid"])
+    parser.add_argument("system", choices=["cupid", "kiss3dgen"])
     parser.add_argument("--stage", required=True)
-    parser.add_argument("--data", type=Path, required=True, help="folder of shards (python -m backend.data.prepare)")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of shards (python -m backend.data.prepare or .bundles)"
+    )
+    parser.add_argument("--photos", type=Path, default=None, help="kiss3dgen: shards of the same objects' photos")
     parser.add_argument("--out", type=Path, default=Path("build/training"), help="folder of the runs")
     parser.add_argument("--config", default="mini", help="mini, full or a JSON file")
     parser.add_argument("--minutes", type=float, default=10)
@@ -34,10 +37,19 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
 
-    from backend.systems.cupid.train import TrainRequest, train
-
     options = vars(arguments)
-    options.pop("system")
-    result = train(TrainRequest(**options))
+    if options.pop("system") == "cupid":
+        from backend.systems.cupid.train import TrainRequest, train
+
+        options.pop("photos")
+        result = train(TrainRequest(**options))
+    else:
+        from backend.systems.kiss3dgen.train import KissTrainRequest
+        from backend.systems.kiss3dgen.train import train as train_kiss
+
+        for name in ("random", "limit"):
+            if options.pop(name):
+                parser.error(f"--{name} is for cupid; leave it out")
+        result = train_kiss(KissTrainRequest(**options))
     sys.stdout.write(json.dumps(result) + "\n")
     return 0
