@@ -1,0 +1,1 @@
+"""ISOMER: a start mesh drawn to the normals of a bundle by continuous remeshing."""
