@@ -91,11 +91,15 @@ def main(arguments: Sequence[str]) -> int:
         help=f"picture that is white where something hides the object; one a photo, {NO_MASK} to leave one out",
     )  # fmt: skip
     parser.add_argument("--hypotheses", type=int, help="how many different answers to write, 1 to 8; default: 1")
-    parser.add_argument("--task", help=f"default: the system's first, image_to_3d; or {scene_command.TASK}")
+    parser.add_argument("--task", help=f"default: the system's first; others: {', '.join(scene_command.TASKS)}")
     parser.add_argument("--depth", type=Path, help="of a scene: depth image (.npy, 16-bit PNG or EXR)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the result")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--steps", type=int, help="sampler steps a stage; default: the configuration's")
+    parser.add_argument(
+        "--steps", type=int,
+        help="sampler steps a stage; default, or 0: what the weights were made for (CUPID: mini 12, published 25)",
+    )  # fmt: skip
+    parser.add_argument("--name", action="append", help="of a scene: what an object is called, one a mask")
     parser.add_argument("--weights", default="mini", help="mini, published, random or a folder; default: mini")
     parser.add_argument("--config", default="mini", help="mini or full; default: mini")
     parser.add_argument(
@@ -114,21 +118,22 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--pivot", help="origin of the GLB: cube, base or centre; default: cube, the object's own")
     options = parser.parse_args(arguments)
     images = [_read(path) for path in options.image]
-    scene = options.task == scene_command.TASK
-    if scene:
+    if options.task in scene_command.TASKS:
         masks = [_read(Path(mask)) for mask in options.mask]
         inputs = scene_command.scene_inputs(images, masks, _read(options.depth) if options.depth else None)
     else:
         inputs = photo_inputs(images, options.mask, options.occluder)
     names = ("seed", "steps", "weights", "config", "focal", "profile", "hypotheses")
     parameters = {name: getattr(options, name) for name in names}
+    if options.name:
+        parameters["names"] = options.name
     finish = {name: getattr(options, name) for name in ("triangles", "texture_size", "normal_map", "splats", "pivot")}
     parameters |= {name: value for name, value in finish.items() if value}
     if options.camera:
         parameters["camera"] = read_camera(options.camera)
     system = registry.get_system(options.system)
     result = system.run(options.task or system.tasks[0], inputs, parameters, Hooks())
-    if scene:
+    if options.task in scene_command.TASKS:
         scene_command.write_scene(result, images[0], options.out)
     else:
         write_result(result, images, options.out)

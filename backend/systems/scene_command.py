@@ -1,4 +1,4 @@
-"""The part of `python -m backend generate` that is about scenes: `--task photo_to_scene`, masks and depth."""
+"""The part of `python -m backend generate` about scenes: tasks photo_to_scene and propose_masks, masks and depth."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from backend.contract.errors import MaquetteError
 from backend.contract.meshes import mesh_from_bytes
 from backend.formats.images import decode_image, encode_png
 from backend.systems.base import RunResult
+from backend.systems.cupid import mask_proposals, scene
 from backend.systems.cupid.scene import composed
 
-TASK = "photo_to_scene"
+TASKS = (scene.TASK, mask_proposals.TASK)
 GHOST = 0.3
 OVERLAY_SIDE = 768  # pixels of the longer side of each half
 
@@ -29,7 +30,7 @@ def scene_inputs(images: Sequence[bytes], masks: Sequence[bytes], depth: bytes |
 
 
 def write_scene(result: RunResult, image: bytes, out: Path) -> None:
-    """Write the artifacts, and the scene beside its picture as overlay.png, into `out`.
+    """Write the artifacts and, where there is one, the scene beside its picture as overlay.png, into `out`.
 
     Errors: `MaquetteError` disk_full when it cannot be written.
     """
@@ -38,7 +39,8 @@ def write_scene(result: RunResult, image: bytes, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in data.items():
             (out / name).write_bytes(content)
-        (out / "overlay.png").write_bytes(scene_overlay(image, data))
+        if "scene.json" in data:
+            (out / "overlay.png").write_bytes(scene_overlay(image, data))
     except OSError as error:
         raise MaquetteError(
             "disk_full", f"The result could not be written to {out}; choose another folder or free space.",

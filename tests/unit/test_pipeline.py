@@ -16,7 +16,7 @@ from backend.formats.images import encode_png
 from backend.systems.base import Hooks
 from backend.systems.cupid import model, object_stage, pipeline, structure_decode, structure_stage
 from backend.systems.cupid.camera_solver import Correspondences, solve_camera
-from backend.systems.cupid.flow_sampler import FlowSettings
+from backend.systems.cupid.flow_sampler import FlowSettings, with_steps
 from backend.systems.cupid.occupancy_mesh import mesh_from_occupancy
 from backend.systems.cupid.photo_texture import TEXTURE_SIZE
 from backend.systems.cupid.pipeline import CupidSystem, parse_request
@@ -178,7 +178,10 @@ def test_unsolvable_camera_still_delivers_the_object(monkeypatch):
         ({"sede": 1}, "no parameter 'sede'"),
         ({"seed": -1}, "seed"),
         ({"seed": "1"}, "whole number"),
-        ({"steps": 0}, "between 1"),
+        ({"steps": -1}, "between 1"),
+        ({"steps": False}, "whole number"),
+        ({"names": "lamp"}, "list of texts"),
+        ({"names": ["x" * 64]}, "at most 63"),
         ({"steps": True}, "whole number"),
         ({"focal": float("nan")}, "focal"),
         ({"focal": "wide"}, "focal"),
@@ -189,6 +192,17 @@ def test_bad_parameters_are_named(parameters, words):
     with pytest.raises(MaquetteError, match=words) as caught:
         parse_request(parameters)
     assert caught.value.code == "bad_input"
+
+
+@pytest.mark.parametrize(("config", "steps"), [("mini", 12), ("full", 25)])
+def test_without_a_number_both_stages_take_the_weights_own_steps(config, steps):
+    settings = model.read_settings(model.read_config(config))
+    for asked in ({}, {"steps": 0}, {"steps": None}):
+        request = parse_request(asked)
+        assert request.steps is None
+        for sampler in (settings.structure_sampler, settings.latent_sampler):
+            assert with_steps(sampler, request.steps).steps == steps
+    assert with_steps(settings.structure_sampler, parse_request({"steps": 7}).steps).steps == 7
 
 
 def test_other_tasks_and_missing_inputs():

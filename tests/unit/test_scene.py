@@ -112,6 +112,12 @@ def test_a_failing_object_does_not_lose_the_others(monkeypatch):
     assert [item["name"] for item in report["objects"]] == ["Object 1", "Object 3"]
 
 
+def test_objects_are_called_as_asked():
+    artifacts, report = run(inputs(), names=["Lamp", ""])
+    assert [item["name"] for item in report["objects"]] == ["Lamp", "Object 2", "Object 3"]
+    assert "Lamp" in trimesh.load(io.BytesIO(artifacts["scene.glb"]), file_type="glb").graph.nodes
+
+
 def test_when_all_fail_the_first_reason_is_told(monkeypatch):
     def make(*arguments):
         raise MaquetteError("bad_input", "Nothing.", "detail", "retry")

@@ -28,6 +28,7 @@ WORK_SIDE = 256  # the cut-out is decided at this size and its soft edge enlarge
 BORDER = 0.04  # width of the border strip that shows background, as a part of the image side
 LEAST_DIFFERENCE = 0.07  # colour distance (RGB in [0,1]) below which nothing counts as object, however calm the border
 NOISE_FACTOR = 4.0  # an object pixel differs by more than this many standard deviations of the border
+DARKEST_SHADOW = 0.45  # of the background's light: what is darker was not made so by a soft shadow
 BUSY_BORDER = 0.12  # a border that deviates more than this from a smooth surface is not plain
 SMALLEST_PART, LARGEST_PART = 0.004, 0.85  # plausible share of the picture for one object
 MOST_ON_BORDER = 0.25  # share of the border strip an object may cover (cut by the frame, standing on it)
@@ -116,14 +117,32 @@ def cut_out(rgb: np.ndarray) -> np.ndarray:
 
 def stands_out(rgb: np.ndarray) -> tuple[np.ndarray, float, float]:
     """What differs from a plain background, small [h,w] bool; how noisy that is, and from which difference on."""
+    small, background, noise = _before_background(rgb)
+    threshold = max(LEAST_DIFFERENCE, NOISE_FACTOR * noise)
+    return _differing(small - background, threshold), noise, threshold
+
+
+def stands_out_of_shadow(rgb: np.ndarray) -> np.ndarray:
+    """What differs from a plain background otherwise than a shadow does, which keeps its hue; [h,w] bool, small."""
+    small, background, noise = _before_background(rgb)
+    light = (small * background).sum(-1) / np.maximum((background**2).sum(-1), 1e-6)
+    shadowed = background * np.clip(light, DARKEST_SHADOW, 1.0)[..., None]
+    return _differing(small - shadowed, max(LEAST_DIFFERENCE, NOISE_FACTOR * noise))
+
+
+def _before_background(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """The picture [h,w,3] in [0,1] at the size of the work, its background [h,w,3], and how noisy that is."""
     height, width = rgb.shape[:2]
     scale = min(1.0, WORK_SIDE / max(height, width))
     small_size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = np.asarray(Image.fromarray(rgb).resize(small_size, Image.Resampling.BOX), np.float64) / 255.0
     background, noise = _fit_background(small, _border_strip(small.shape[:2]))
-    difference = np.sqrt(((small - background) ** 2).sum(-1))
-    threshold = max(LEAST_DIFFERENCE, NOISE_FACTOR * noise)
-    return np.asarray(ndimage.binary_opening(difference > threshold, iterations=1)), noise, threshold
+    return small, background, noise
+
+
+def _differing(difference: np.ndarray, threshold: float) -> np.ndarray:
+    """Where colours [h,w,3] differ by more than the threshold, without specks; [h,w] bool."""
+    return np.asarray(ndimage.binary_opening(np.sqrt((difference**2).sum(-1)) > threshold, iterations=1))
 
 
 class _BusyBackground(MaquetteError):

@@ -19,7 +19,7 @@ from backend.contract.messages import SystemInfo
 from backend.formats import glb
 from backend.nn.devices import best_device
 from backend.systems.base import ArtifactData, Hooks, RunResult
-from backend.systems.cupid import match_mesh, model, results, scene
+from backend.systems.cupid import mask_proposals, match_mesh, model, results, scene
 from backend.systems.cupid.hypotheses import gallery, make_variants
 from backend.systems.cupid.object_stage import ONLY_STAGE_1, MadeObject
 from backend.systems.cupid.photo import Photo, prepare_photos
@@ -54,7 +54,7 @@ class CupidSystem:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        return tuple(TASKS)
+        return (*TASKS, mask_proposals.TASK)
 
     def info(self) -> SystemInfo:
         """Ready when mini's stage-1 weights are there."""
@@ -68,11 +68,13 @@ class CupidSystem:
 
     def run(self, task: str, inputs: dict[str, bytes], parameters: dict[str, Any], hooks: Hooks) -> RunResult:
         """Do the task; its function says which inputs it takes. Errors: `MaquetteError`."""
-        if task not in TASKS:
-            raise MaquetteError("bad_input", f"CUPID cannot do {task!r}; choose one of {', '.join(TASKS)}.")
+        if task not in self.tasks:
+            raise MaquetteError("bad_input", f"CUPID cannot do {task!r}; choose one of {', '.join(self.tasks)}.")
         request = parse_request(parameters)
         with torch.inference_mode():
             hooks.stage("prepare_image")
+            if task == mask_proposals.TASK:  # quick because it loads nothing
+                return mask_proposals.proposed_masks(inputs, request, hooks)
             return TASKS[task](self._networks(request), inputs, request, hooks)
 
     def _networks(self, request: Request) -> model.CupidModel:

@@ -140,7 +140,7 @@ def make_objects(networks: CupidModel, read: SceneInputs, request: Request, hook
     """Every object by itself, in the masks' order. Errors: `MaquetteError` when none could be made, `Cancelled`."""
     entries = []
     for index, mask in enumerate(read.masks):
-        name = f"Object {index + 1}"
+        name = object_name(index, request)
         told = ObjectHooks(hooks, index, len(read.masks), name)
         hidden = occluder_of(index, read.masks, read.depth) if knows_occluders(networks) else None
         occluder = None if hidden is None else encode_png(np.where(hidden, 255, 0).astype(np.uint8))
@@ -162,6 +162,12 @@ def make_objects(networks: CupidModel, read: SceneInputs, request: Request, hook
         first = failures[0]
         raise MaquetteError(first.code, first.message, first.detail, first.next_step)
     return entries
+
+
+def object_name(index: int, request: Request) -> str:
+    """What the object of mask `index` is called: as the request says, else by its number."""
+    given = request.names[index] if index < len(request.names) else ""
+    return given or f"Object {index + 1}"
 
 
 def place_entries(entries: Sequence[SceneEntry], read: SceneInputs, focal: float | None) -> PlacedScene:

@@ -11,12 +11,14 @@ from scipy import ndimage
 
 from backend.contract.errors import MaquetteError
 from backend.formats.images import SOLID_ALPHA, Picture, decode_mask
-from backend.systems.cupid.masking import BUSY_BORDER, SMALLEST_PART, stands_out
+from backend.systems.cupid.masking import BUSY_BORDER, SMALLEST_PART, stands_out, stands_out_of_shadow
 from backend.systems.cupid.scene_depth import DepthMap
 
 MOST_OBJECTS = 12
 MASK_NAME = re.compile(r"mask_(0|[1-9][0-9]?)")
 TOUCH = 4  # pixels: masks this near touch
+SHADOWLESS_SHARE = 0.25  # of a part that stands out: what is left of it without shadows is taken if it is as much
+CUT_PART = 0.02  # of the picture: what the frame cuts off and is smaller is a corner of something, no object
 REACH = 0.2  # of the object's longer side: an occluder farther off hides nothing and would only widen the crop
 NEARER = 0.97  # of an object's depth: what is nearer than this along their border stands in front
 SHADES = ((230, 60, 60), (60, 170, 80), (70, 110, 230), (235, 175, 40), (160, 80, 200), (60, 190, 200))
@@ -49,18 +51,36 @@ def propose_masks(picture: Picture) -> list[np.ndarray]:
     if picture.has_alpha:
         solid = picture.rgba[..., 3] > SOLID_ALPHA
     else:
-        small, noise, threshold = stands_out(picture.rgba[..., :3])
+        small, noise, _ = stands_out(picture.rgba[..., :3])
         if noise > BUSY_BORDER:
             raise _ask(f"The background is too busy to tell the objects apart. {ASK}", f"border noise {noise:.3f}")
-        filled = ndimage.binary_fill_holes(ndimage.binary_closing(small, iterations=1) | small)
-        solid = np.asarray(Image.fromarray(filled).resize(picture.size, Image.Resampling.NEAREST))
+        parts = _without_shadows(_filled(small), _filled(stands_out_of_shadow(picture.rgba[..., :3])))
+        solid = np.asarray(Image.fromarray(parts).resize(picture.size, Image.Resampling.NEAREST))
     labels, count = ndimage.label(solid)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    large = [index + 1 for index in np.argsort(-sizes) if sizes[index] >= SMALLEST_PART * solid.size][:MOST_OBJECTS]
-    if not large:
-        raise _ask(f"Nothing stands out of the background. {ASK}", f"{count} components, threshold")
-    large.sort(key=lambda label: float(np.nonzero(labels == label)[1].mean()))
-    return [np.where(labels == label, 255, 0).astype(np.uint8) for label in large]
+    large = [index + 1 for index in np.argsort(-sizes) if sizes[index] >= SMALLEST_PART * solid.size]
+    edge = set(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]).tolist())
+    whole = [label for label in large if label not in edge or sizes[label - 1] >= CUT_PART * solid.size]
+    chosen = (whole or large)[:MOST_OBJECTS]
+    if not chosen:
+        raise _ask(f"Nothing stands out of the background. {ASK}", f"{count} parts, all small")
+    chosen.sort(key=lambda label: float(np.nonzero(labels == label)[1].mean()))
+    return [np.where(labels == label, 255, 0).astype(np.uint8) for label in chosen]
+
+
+def _filled(mask: np.ndarray) -> np.ndarray:
+    """The mask [h,w] bool without gaps of a pixel and without holes."""
+    return np.asarray(ndimage.binary_fill_holes(ndimage.binary_closing(mask, iterations=1) | mask))
+
+
+def _without_shadows(mask: np.ndarray, unshaded: np.ndarray) -> np.ndarray:
+    """The mask [h,w] bool with each part as `unshaded` has it, where that leaves enough of it to be believed.
+
+    A grey thing before a grey background looks like a shadow all over: such a part stays as it is.
+    """
+    labels, count = ndimage.label(mask)
+    kept = np.bincount(labels[unshaded], minlength=count + 1) >= SHADOWLESS_SHARE * np.bincount(labels.ravel())
+    return np.asarray(mask & (unshaded | ~kept[labels]))
 
 
 def masks_picture(picture: Picture, masks: Sequence[np.ndarray]) -> np.ndarray:
