@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bpy
 from bpy.props import (
+    BoolProperty,
     CollectionProperty,
     EnumProperty,
     FloatProperty,
@@ -18,7 +19,9 @@ from .properties import PLACEMENTS, ResultSettings, engine_items
 class MaquetteObjectMask(bpy.types.PropertyGroup):
     """One object of the photo: a mask file, or an image of this .blend file."""
 
+    name: StringProperty(name="Name", description="What the object is called in the scene", maxlen=63)
     image: StringProperty(name="Mask", description="White where this object is, black elsewhere", subtype="FILE_PATH")
+    proposed: BoolProperty(name="Proposed", description="Comes from Propose Masks, which replaces it")
     painted: PointerProperty(
         name="Painted", type=bpy.types.Image, description="An image of this file that is white where this object is"
     )

@@ -41,11 +41,26 @@ def engine_items(_self: object, _context: bpy.types.Context | None) -> list[tupl
     return _engine_items
 
 
+USUAL_STEPS = {("cupid", "mini"): 12, ("cupid", "published"): 25}  # what 0 steps are, by engine and weights
+
+
 class ResultSettings:
     """What every job asks for, whatever it makes."""
 
+    weights: EnumProperty(
+        name="Weights",
+        description="What the engine has learned: its small weights or the published ones",
+        items=[
+            ("mini", "Small", "Ship with Maquette and run on any processor in about a minute"),
+            ("published", "Published", "Finer by far, and slow without a graphics card; installed under Models"),
+        ],
+    )
     steps: IntProperty(
-        name="Steps", description="More steps take longer and give cleaner results", default=12, min=1, max=100
+        name="Steps",
+        description="More steps take longer and give cleaner results; 0 takes as many as the weights were made for",
+        default=0,
+        min=0,
+        max=100,
     )
     show_background: BoolProperty(
         name="Behind the Camera", description="Show the picture as the camera's background", default=True
@@ -77,14 +92,6 @@ class _JobSettings(ResultSettings):
     occluder_image: PointerProperty(
         name="Painted Occluder", description="What hides the object, painted over the picture", type=bpy.types.Image
     )
-    weights: EnumProperty(
-        name="Weights",
-        description="What the engine has learned: its small weights or the published ones",
-        items=[
-            ("mini", "Small", "Ship with Maquette and run on any processor in about a minute"),
-            ("published", "Published", "Finer by far, and slow without a graphics card; installed under Models"),
-        ],
-    )
     engine: EnumProperty(name="Engine", description="The system that makes the object", items=engine_items)
     seed: IntProperty(
         name="Seed", description="The same seed and picture give the same object", default=0, min=0, max=2**31 - 1
@@ -109,6 +116,17 @@ class MaquettePhoto(bpy.types.PropertyGroup):
     )
     mask: StringProperty(
         name="Mask", description="White where the object is in this photo", subtype="FILE_PATH"
+    )
+    mask_image: PointerProperty(
+        name="Painted Mask", description="The object, painted over this photo", type=bpy.types.Image
+    )
+    occluder: StringProperty(
+        name="Occluder",
+        description="White where something stands in front of the object in this photo",
+        subtype="FILE_PATH",
+    )
+    occluder_image: PointerProperty(
+        name="Painted Occluder", description="What hides the object, painted over this photo", type=bpy.types.Image
     )
 
 

@@ -12,6 +12,7 @@ from .operators import match as match_operators
 from .operators import models as model_operators
 from .operators import painting as painting_operators
 from .operators import photos as photo_operators
+from .operators import proposing as proposing_operators
 from .operators import report as report_operators
 from .operators import setup as setup_operators
 from .operators import splats as splat_operators
@@ -34,6 +35,7 @@ CLASSES = (
     *match_operators.CLASSES,
     *painting_operators.CLASSES,
     *compose_operators.CLASSES,
+    *proposing_operators.CLASSES,
     *job_operators.CLASSES,
     *setup_operators.CLASSES,
     *model_operators.CLASSES,

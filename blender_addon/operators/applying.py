@@ -15,15 +15,15 @@ from ..runtime import session
 from ..runtime.intent import ApplyIntent, intent_from_json
 from ..runtime.job_store import JobRecord, JobStore
 from ..runtime.pictures import inspect_picture
-from ..scene import apply, compose, guard, matching, provenance
+from ..scene import apply, compose, guard, matching, proposed_masks, provenance
 from ..scene.cameras import SolvedCamera, solved_camera_from_json
 from ..scene.photo_cameras import PhotoCamera
-from . import applying_scene, mesh_matching
+from . import applying_scene, mesh_matching, proposing
 from .photos import MOST_PHOTOS
 from .requesting import job_record, provenance_of
 
 OTHER_FILE = "This result was meant for another file. Press Apply to put it here."
-Result = apply.Result | compose.ComposedScene | matching.MatchedMesh
+Result = apply.Result | compose.ComposedScene | matching.MatchedMesh | proposed_masks.ProposedMasks
 
 
 def apply_job(context: bpy.types.Context, job_id: str, variant: int = -1, instead: bool = False) -> str:
@@ -45,6 +45,8 @@ def apply_job(context: bpy.types.Context, job_id: str, variant: int = -1, instea
             _, message = compose.apply_scene(context.scene, result)
         elif isinstance(result, matching.MatchedMesh):
             message = matching.apply_match(context.scene, result)
+        elif isinstance(result, proposed_masks.ProposedMasks):
+            message = proposed_masks.apply_masks(context.scene, result)
         else:
             earlier = provenance.made_from(context.scene, job_id) if instead else []
             _, message = apply.apply_result(context.scene, result, earlier[0] if earlier else None)
@@ -87,6 +89,8 @@ def load_result(store: JobStore, record: JobRecord, variant: int = -1) -> Result
     if record.state != "done" or not record.downloaded:
         raise MaquetteError("bad_input", "This job has no result yet.")
     intent = _intent(record)
+    if record.task == proposing.TASK:
+        return proposing.load_masks(store, record)
     picture, orientation = _background(store, record, "image", intent)
     if record.task == mesh_matching.TASK:
         return mesh_matching.load_match(store, record, intent, (picture, orientation))

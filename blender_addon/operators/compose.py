@@ -13,12 +13,11 @@ import bpy
 
 from ...backend.contract.errors import MaquetteError
 from ..runtime import session
-from ..runtime.inputs import new_input_path
 from ..runtime.intent import intent_to_json
 from ..runtime.job_store import JobRecord
 from ..runtime.pictures import inspect_picture, normalised_focal
 from ..scene import mask_images
-from . import requesting
+from . import mask_files, requesting
 from .common import ChoosesPictures, reports_failures
 
 TASK = "photo_to_scene"
@@ -34,7 +33,9 @@ def compose_job(scene: bpy.types.Scene) -> JobRecord:
     job_id = uuid.uuid4().hex
     inputs = mask_inputs(settings, job_id) | depth_input(settings)
     focal = normalised_focal(settings.focal_mm, info.size) if settings.focal_mode == "LOCKED" else None
-    parameters = {"seed": settings.seed, "steps": settings.steps, "weights": requesting.WEIGHTS, "focal": focal}
+    parameters = {
+        "seed": settings.seed, "steps": settings.steps or None, "weights": settings.weights, "focal": focal,
+    } | object_names(settings)  # fmt: skip
     intent = requesting.intent_of(scene, settings, "CAMERA")
     record = JobRecord(
         job_id, picture.stem, settings.engine, TASK, parameters, intent_to_json(intent), str(picture), time.time(),
@@ -65,6 +66,12 @@ def mask_inputs(settings: bpy.types.PropertyGroup, job_id: str) -> dict[str, str
     return inputs
 
 
+def object_names(settings: bpy.types.PropertyGroup) -> dict[str, list[str]]:
+    """The parameter names: what the objects are called, empty where the engine may say; nothing when it may for all."""
+    names = [item.name.strip() for item in settings.masks]
+    return {"names": names} if any(names) else {}
+
+
 def depth_input(settings: bpy.types.PropertyGroup) -> dict[str, str]:
     """The input depth, if one is chosen. Errors: `MaquetteError` when the file is not there or of another kind."""
     if not settings.depth.strip():
@@ -80,9 +87,11 @@ def depth_input(settings: bpy.types.PropertyGroup) -> dict[str, str]:
 def restore_scene(settings: bpy.types.PropertyGroup, inputs: Mapping[str, str], parameters: Mapping[str, Any]) -> None:
     """Make masks, depth and numbers of the panel what they were when a job had the `inputs` and `parameters`."""
     settings.masks.clear()
+    names = parameters.get("names") or []
     for number in range(MOST_OBJECTS):
         if inputs.get(f"mask_{number}"):
-            settings.masks.add().image = inputs[f"mask_{number}"]
+            item = settings.masks.add()
+            item.image, item.name = inputs[f"mask_{number}"], names[number] if number < len(names) else ""
     settings.depth = inputs.get("depth", "")
     settings.focal_mode = "LOCKED" if parameters.get("focal") else "FREE"
 
@@ -96,19 +105,29 @@ def add_masks(settings: bpy.types.PropertyGroup, paths: list[Path]) -> int:
     return len(paths[room:])
 
 
+def mask_to_paint(settings: bpy.types.PropertyGroup) -> bpy.types.Image:
+    """The image to paint the chosen object's mask in, which then is the artist's own; made if there is none.
+
+    Errors: `MaquetteError` when there is no photo to paint over, or the mask is an image of another kind.
+    """
+    if not settings.masks:
+        raise MaquetteError("bad_input", "There is no mask to paint. Add one to the list first.")
+    item = settings.masks[min(settings.mask_index, len(settings.masks) - 1)]
+    if item.painted is not None and not mask_images.is_mask_image(item.painted):
+        text = f'"{item.painted.name}" was not made over this photo. Take it out of the field to paint a new mask.'
+        raise MaquetteError("bad_input", text)
+    slot = SimpleNamespace(image=settings.image, mask_image=item.painted)
+    item.painted = mask_files.mask_to_paint(slot, "mask")
+    item.proposed = False
+    return item.painted
+
+
 def _painted_file(settings: bpy.types.PropertyGroup, item: bpy.types.PropertyGroup, job_id: str, number: int) -> str:
     painted = mask_images.painted_mask(SimpleNamespace(image=settings.image, mask_image=item.painted), "mask")
     if painted is None:
         text = f'Nothing is painted in "{item.painted.name}". Paint the object white, or remove the mask.'
         raise MaquetteError("bad_input", text, next_step="give_mask")
-    try:
-        path = new_input_path(session.get().open_folder(), job_id, f"mask_{number}", ".png")
-        path.write_bytes(mask_images.mask_png(painted))
-    except OSError as error:
-        raise MaquetteError(
-            "disk_full", "The painted mask cannot be written. Free some space and try again.", repr(error), "free_disk"
-        ) from error
-    return str(path)
+    return str(mask_files.write_painted(job_id, f"mask_{number}", painted))
 
 
 class MAQUETTE_OT_generate_scene(bpy.types.Operator):

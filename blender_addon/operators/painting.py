@@ -6,10 +6,17 @@ import bpy
 from bpy.props import BoolProperty, EnumProperty
 
 from ..scene import paint_view
+from . import compose
 from .common import reports_failures
 from .mask_files import mask_to_paint
+from .photos import chosen_photo
 
-TARGETS = [("create", "Create", "The picture of the Create panel"), ("match", "Match Photo", "That of Match Photo")]
+TARGETS = [
+    ("create", "Create", "The picture of the Create panel"),
+    ("match", "Match Photo", "That of Match Photo"),
+    ("photo", "Further Photo", "The photo that is chosen under More Photos"),
+    ("compose", "Compose", "The photo of the Compose panel; what is painted is the chosen object"),
+]
 KINDS = [
     ("mask", "Object", "White where the object is"),
     ("occluder", "Occluder", "White where something stands in front of the object"),
@@ -20,8 +27,20 @@ NO_BRUSH = "This Blender came without its brushes; choose a file for the mask in
 
 
 def settings_of(scene: bpy.types.Scene, target: str) -> bpy.types.PropertyGroup:
-    """The settings whose photo is meant: create or match."""
+    """The settings whose photo is meant: create, match, or photo for the one chosen under More Photos.
+
+    Errors: `MaquetteError` when there is no further photo.
+    """
+    if target == "photo":
+        return chosen_photo(scene.maquette_create)
     return scene.maquette_match if target == "match" else scene.maquette_create
+
+
+def image_to_paint(scene: bpy.types.Scene, target: str, kind: str) -> bpy.types.Image:
+    """The image to paint in. Errors: `MaquetteError` with one sentence."""
+    if target == "compose":
+        return compose.mask_to_paint(scene.maquette_compose)
+    return mask_to_paint(settings_of(scene, target), kind)
 
 
 class _MaskOperator:
@@ -41,7 +60,7 @@ class MAQUETTE_OT_paint_mask(_MaskOperator, bpy.types.Operator):
 
     @reports_failures
     def execute(self, context: bpy.types.Context) -> set[str]:
-        image = mask_to_paint(settings_of(context.scene, self.target), self.kind)
+        image = image_to_paint(context.scene, self.target, self.kind)
         # Not by UNDO in bl_options: that step would be taken in the paint mode entered below, as one of painted pixels,
         # of which there are none, and Blender 4.3 crashes on that.
         bpy.ops.ed.undo_push(message=self.bl_label)
@@ -83,6 +102,7 @@ class MAQUETTE_OT_remove_painted(_MaskOperator, bpy.types.Operator):
     bl_description = "Send no painted mask with this picture"
     bl_options = {"REGISTER", "UNDO"}
 
+    @reports_failures
     def execute(self, context: bpy.types.Context) -> set[str]:
         setattr(settings_of(context.scene, self.target), f"{self.kind}_image", None)
         return {"FINISHED"}

@@ -3,33 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import bpy
+import numpy as np
 
 from ...backend.contract.errors import MaquetteError
 from ..runtime.pictures import inspect_picture
 from .common import ChoosesPictures, reports_failures
+from .mask_files import checked_masks, write_masks
 
 MOST_PHOTOS = 8  # of one object, the first included; the engine takes no more
 
 
-def further_inputs(settings: bpy.types.PropertyGroup) -> dict[str, str]:
-    """The inputs image_1, mask_1, image_2, ... of the photos in the list, by name, as absolute paths.
+@dataclass(frozen=True)
+class FurtherPhoto:
+    """A further photo, looked at: its picture, and its mask and occluder as `mask_files.checked_masks` gives them."""
 
-    Errors: `MaquetteError` when one of them is not a picture or there are too many.
+    picture: Path
+    masks: Mapping[str, Path | np.ndarray]
+
+
+def checked_photos(settings: bpy.types.PropertyGroup) -> list[FurtherPhoto]:
+    """The photos in the list with their masks. Nothing is written.
+
+    Errors: `MaquetteError` when one of them cannot be used or there are too many.
     """
     if len(settings.photos) >= MOST_PHOTOS:
         text = f"There are {len(settings.photos) + 1} photos; {MOST_PHOTOS} can be used. Remove some from the list."
         raise MaquetteError("bad_input", text)
-    inputs = {}
-    for number, photo in enumerate(settings.photos, start=1):
+    found = []
+    for number, photo in enumerate(settings.photos, start=2):
         if not photo.image.strip():
-            text = f"Photo {number + 1} in the list is empty. Choose a picture for it, or remove it."
+            text = f"Photo {number} in the list is empty. Choose a picture for it, or remove it."
             raise MaquetteError("bad_input", text, next_step="choose_image")
-        inputs[f"image_{number}"] = _checked(photo.image, "picture")
-        if photo.mask.strip():
-            inputs[f"mask_{number}"] = _checked(photo.mask, "mask")
+        picture = Path(bpy.path.abspath(photo.image))
+        inspect_picture(picture)
+        try:
+            found.append(FurtherPhoto(picture, checked_masks(photo)))
+        except MaquetteError as error:
+            failure = error.failure
+            text = f"Photo {number}: {failure.message}"
+            raise MaquetteError(failure.code, text, failure.detail, failure.next_step) from error
+    return found
+
+
+def further_inputs(photos: list[FurtherPhoto], job_id: str) -> dict[str, str]:
+    """The inputs image_1, mask_1, occluder_1, image_2, ... by name, as absolute paths; what is painted is written.
+
+    Errors: `MaquetteError` when the job's folder cannot be written.
+    """
+    inputs = {}
+    for number, photo in enumerate(photos, start=1):
+        inputs[f"image_{number}"] = str(photo.picture)
+        inputs |= write_masks(photo.masks, job_id, f"_{number}")
     return inputs
 
 
@@ -40,6 +68,7 @@ def restore_photos(settings: bpy.types.PropertyGroup, inputs: Mapping[str, str])
         if inputs.get(f"image_{number}"):
             photo = settings.photos.add()
             photo.image, photo.mask = inputs[f"image_{number}"], inputs.get(f"mask_{number}", "")
+            photo.occluder = inputs.get(f"occluder_{number}", "")
 
 
 def add_photos(settings: bpy.types.PropertyGroup, paths: list[Path]) -> int:
@@ -51,10 +80,11 @@ def add_photos(settings: bpy.types.PropertyGroup, paths: list[Path]) -> int:
     return len(paths[room:])
 
 
-def _checked(path: str, what: str) -> str:
-    absolute = Path(bpy.path.abspath(path))
-    inspect_picture(absolute, what)
-    return str(absolute)
+def chosen_photo(settings: bpy.types.PropertyGroup) -> bpy.types.PropertyGroup:
+    """The photo that is chosen in the list. Errors: `MaquetteError` when the list is empty."""
+    if not settings.photos:
+        raise MaquetteError("bad_input", "There is no further photo. Add one to the list first.")
+    return settings.photos[min(settings.photo_index, len(settings.photos) - 1)]
 
 
 class MAQUETTE_OT_add_photos(ChoosesPictures, bpy.types.Operator):

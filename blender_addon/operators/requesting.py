@@ -22,8 +22,8 @@ from . import photos
 from .mask_files import mask_files
 
 TASK = "image_to_3d"
+PROPOSALS = "propose_masks"
 LEAST_TRIANGLES = 100  # that the backend takes
-WEIGHTS = "mini"  # where the panel offers no choice
 
 
 def create_job(scene: bpy.types.Scene) -> JobRecord:
@@ -31,10 +31,11 @@ def create_job(scene: bpy.types.Scene) -> JobRecord:
     settings = scene.maquette_create
     inspect_picture(picture_path(settings))
     intent = intent_of(scene, settings, "CAMERA" if settings.match_camera else "NONE")
-    further = photos.further_inputs(settings)
+    further = photos.checked_photos(settings)
     variants = {"hypotheses": settings.variants} if settings.variants > 1 else {}
     record = record_of(settings, intent, variants | finish_parameters(settings))
-    return submit_record(dataclasses.replace(record, more_inputs=record.more_inputs | further))
+    more = record.more_inputs | photos.further_inputs(further, record.job_id)
+    return submit_record(dataclasses.replace(record, more_inputs=more))
 
 
 def finish_parameters(settings: bpy.types.PropertyGroup) -> dict[str, Any]:
@@ -106,12 +107,14 @@ def restore_inputs(scene: bpy.types.Scene, provenance: dict[str, Any]) -> None:
         raise MaquetteError("bad_input", "This object does not say what it was made from.", str(error)) from error
     settings = panel_settings(scene, provenance.get("panel", "create"))
     settings.image = provenance.get("image_path", "")
+    if provenance.get("task") == PROPOSALS:
+        return  # the masks of the list stay
+    settings.weights = "published" if parameters.get("weights") == "published" else "mini"
     if provenance.get("panel") != "compose":
-        settings.weights = "published" if parameters.get("weights") == "published" else "mini"
         settings.mask, settings.mask_image = provenance.get("mask_path", ""), None
         settings.occluder, settings.occluder_image = provenance.get("more_inputs", {}).get("occluder", ""), None
     settings.seed = int(parameters.get("seed", 0))
-    settings.steps = int(parameters.get("steps", settings.steps))
+    settings.steps = int(parameters.get("steps") or 0)
     settings.size = intent.size
     settings.placement = intent.placement
     settings.show_background = intent.show_background
@@ -157,7 +160,7 @@ def provenance_of(record: JobRecord) -> dict[str, Any]:
 
 def panel_of(record: JobRecord) -> str:
     """The panel that the job came from: create, match or compose."""
-    if record.task == "photo_to_scene":
+    if record.task in ("photo_to_scene", PROPOSALS):
         return "compose"
     if record.task == "match_mesh":
         return "match"
@@ -179,14 +182,14 @@ def picture_path(settings: bpy.types.PropertyGroup) -> Path | None:
 def record_of(settings: bpy.types.PropertyGroup, intent: ApplyIntent, more: dict[str, Any]) -> JobRecord:
     """The job of `settings` with `more` parameters. Errors: `MaquetteError` when its masks cannot be used."""
     path, job_id = picture_path(settings), uuid.uuid4().hex
-    parameters = {"seed": settings.seed, "steps": settings.steps, "weights": settings.weights, "focal": None, **more}
+    parameters = {"seed": settings.seed, "steps": settings.steps or None, "weights": settings.weights, "focal": None}
     masks = mask_files(settings, job_id)
     return JobRecord(
         job_id,
         path.stem,
         settings.engine,
         TASK,
-        parameters,
+        parameters | more,
         intent_to_json(intent),
         str(path),
         time.time(),

@@ -42,7 +42,7 @@ class MAQUETTE_PT_create_more(widgets.SidebarPanel, bpy.types.Panel):
         column.use_property_split = True
         column.use_property_decorate = False
         column.prop(settings, "seed")
-        column.prop(settings, "steps")
+        widgets.steps_row(column, settings)
         column.prop(settings, "variants")
         column.prop(settings, "triangles")
         column.prop(settings, "texture_size")

@@ -37,6 +37,7 @@ class MAQUETTE_PT_match(widgets.SidebarPanel, bpy.types.Panel):
         if not selected:
             column.prop(settings, "size")
         column.prop(settings, "seed")
+        widgets.steps_row(column, settings)
         column = column.column(heading="Picture")
         column.prop(settings, "show_background")
         column.prop(settings, "set_render_size")

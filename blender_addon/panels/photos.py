@@ -26,8 +26,10 @@ class MAQUETTE_UL_photos(bpy.types.UIList):
     ) -> None:
         name = PurePath(item.image.replace("\\", "/")).name or "No picture"
         layout.label(text=name, icon="IMAGE_DATA", translate=False)
-        if item.mask:
+        if item.mask or item.mask_image is not None:
             layout.label(text="", icon="MOD_MASK")
+        if item.occluder or item.occluder_image is not None:
+            layout.label(text="", icon="HIDE_ON")
 
 
 class MAQUETTE_PT_create_photos(widgets.SidebarPanel, bpy.types.Panel):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import blf
 import bpy
 
+from ..properties import USUAL_STEPS
+
 CATEGORY = "Maquette"
 MARGINS = 60.0  # pixels at scale 1 that panel, box and tab bar leave no room for text in, measured in 4.3
 ICON_WIDTH = 34.0  # pixels at scale 1 of an icon before a text, with the padding that such a text has
@@ -17,6 +19,9 @@ NEXT_STEP_OPERATORS = {
     "open_log": ("maquette.open_log", "Open Log"),
     "install_model": ("maquette.install_model", "Install Weights"),
 }
+
+
+PAINT_TARGETS = {"MaquetteMatchSettings": "match", "MaquettePhoto": "photo"}  # whose brush buttons paint what
 
 
 def sentence(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: str = "NONE") -> None:
@@ -62,11 +67,20 @@ def _mask_row(column: bpy.types.UILayout, settings: bpy.types.PropertyGroup, kin
         row.label(text=f"Painted {kind}", icon="IMAGE_DATA")
     if not hasattr(settings, f"{kind}_image"):
         return
-    target = "match" if settings.bl_rna.identifier == "MaquetteMatchSettings" else "create"
+    target = PAINT_TARGETS.get(settings.bl_rna.identifier, "create")
     names = ["maquette.paint_mask"] + (["maquette.remove_painted"] if painted is not None else [])
     for name, icon in zip(names, ("BRUSH_DATA", "X"), strict=False):
         button = row.operator(name, text="", icon=icon)
         button.target, button.kind = target, kind
+
+
+def steps_row(column: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
+    """The number of steps; beside 0 how many that are with the chosen weights, where that is known."""
+    row = column.row()
+    row.prop(settings, "steps")
+    usual = USUAL_STEPS.get((settings.engine, settings.weights))
+    if settings.steps == 0 and usual:
+        row.label(text=f"takes {usual}")
 
 
 def next_step_button(layout: bpy.types.UILayout, step: str, panel: str = "create") -> None:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from .conftest import contract, make_undo_steps, module, pump_until
+from .test_painting import paint
 
 SIZES = {"front": (64, 48), "side": (48, 64), "back": (80, 40)}
 
@@ -66,17 +67,50 @@ def test_a_photo_that_is_none_is_named_before_anything_is_sent(blender, photos, 
     settings.photos.add()
     failure = contract("errors").MaquetteError
     with pytest.raises(failure, match="Photo 2 in the list is empty"):
-        photo_list.further_inputs(settings)
+        photo_list.checked_photos(settings)
     settings.photos[0].image = str(tmp_path / "gone.png")
     with pytest.raises(failure, match=r'picture "gone.png" was not found'):
-        photo_list.further_inputs(settings)
+        photo_list.checked_photos(settings)
     settings.photos[0].image, settings.photos[0].mask = str(photos["side"]), str(tmp_path)
     with pytest.raises(failure, match="is a folder"):
-        photo_list.further_inputs(settings)
+        photo_list.checked_photos(settings)
     for _ in range(8):
         settings.photos.add().image = str(photos["side"])
     with pytest.raises(failure, match="8 can be used"):
-        photo_list.further_inputs(settings)
+        photo_list.checked_photos(settings)
+
+
+def test_every_photo_has_a_mask_and_an_occluder_painted_or_chosen(blender, generate, photos):
+    settings, painting = bpy.context.scene.maquette_create, module("operators.painting")
+    with pytest.raises(RuntimeError, match="no further photo"):
+        bpy.ops.maquette.paint_mask(target="photo", kind="occluder")
+    add(photos["side"], photos["back"])
+    settings.photos[0].occluder = str(photos["front"])
+    image = painting.image_to_paint(bpy.context.scene, "photo", "occluder")
+    assert tuple(image.size) == SIZES["back"] and settings.photos[1].occluder_image == image
+    paint(image, (5, 10, 20, 30))
+    paint(painting.image_to_paint(bpy.context.scene, "photo", "mask"), (0, 0, 40, 40))
+    store, job_id = blender.session.get().store, generate(photos["front"])
+    assert store.get(job_id).report["inputs"] == ["image", "image_1", "image_2", "mask_2", "occluder_1", "occluder_2"]
+    assert np.asarray(Image.open(store.folder(job_id) / "input_occluder_2.png")).sum() == 255 * 15 * 20
+    settings.photos.clear()
+    assert bpy.ops.maquette.restore_inputs(job_id=job_id) == {"FINISHED"}
+    assert [Path(photo.occluder).name for photo in settings.photos] == ["front.png", "input_occluder_2.png"]
+    assert settings.photos[1].occluder_image is None and Path(settings.photos[1].mask).name == "input_mask_2.png"
+
+
+def test_what_is_painted_over_another_photo_is_not_sent(blender, generate, photos):
+    settings, painting = bpy.context.scene.maquette_create, module("operators.painting")
+    add(photos["side"])
+    paint(painting.image_to_paint(bpy.context.scene, "photo", "occluder"), (5, 10, 20, 30))
+    settings.photos[0].image = str(photos["back"])
+    store = blender.session.get().store
+    before = set(store.root.iterdir())
+    with pytest.raises(RuntimeError, match="Photo 2: The painted occluder belongs to another picture"):
+        generate(photos["front"])
+    assert set(store.root.iterdir()) == before
+    assert bpy.ops.maquette.remove_painted(target="photo", kind="occluder") == {"FINISHED"}
+    assert store.get(generate(photos["front"])).report["inputs"] == ["image", "image_1"]
 
 
 def test_every_photo_gets_a_camera_that_sees_the_object_as_it_does(blender, three):

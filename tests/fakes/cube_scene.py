@@ -15,15 +15,18 @@ TASK = "photo_to_scene"
 GUESS = "Distances are a guess: this engine knows none."
 
 
-def scene_files(mesh: MeshData, inputs: dict[str, bytes], size: tuple[int, int]) -> tuple[ArtifactData, ...]:
-    """scene.json, camera.json and a box for each mask; the second box is twice as large."""
+def scene_files(
+    mesh: MeshData, inputs: dict[str, bytes], size: tuple[int, int], names: list[str]
+) -> tuple[ArtifactData, ...]:
+    """scene.json, camera.json and a box for each mask, called as in `names`; the second box is twice as large."""
     masks = sorted(name for name in inputs if name.startswith("mask_"))
     message = "" if "depth" in inputs else GUESS
     objects: list[dict[str, Any]] = []
     for number, _ in enumerate(masks):
         matrix = np.diag([1.0 + number, 1.0 + number, 1.0 + number, 1.0])
         matrix[:3, 3] = (2.0 * number, 0.0, 0.3 * (1.0 + number))
-        objects.append({"name": f"Object {number + 1}", "mesh": f"object_{number}.mesh", "mask": number,
+        name = names[number] if number < len(names) else ""
+        objects.append({"name": name or f"Object {number + 1}", "mesh": f"object_{number}.mesh", "mask": number,
                         "object_to_world": matrix.tolist(), "trusted": True, "message": message,
                         "depth_source": "depth" if "depth" in inputs else "ground"})  # fmt: skip
     width, height = size

@@ -16,10 +16,13 @@ from backend.contract.frames import look_at
 from backend.contract.meshes import MEDIA_TYPE, MeshData, mesh_to_bytes
 from backend.contract.messages import SystemInfo
 from backend.systems.base import ArtifactData, Hooks, RunResult
-from tests.fakes import cube_match, cube_scene
+from tests.fakes import cube_masks, cube_match, cube_scene
 
 CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32)
 QUADS = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
+
+
+OWN_STEPS = 3  # where the request says none
 
 
 def box_mesh(half: tuple[float, float, float] = (0.5, 0.25, 0.3)) -> MeshData:
@@ -37,7 +40,7 @@ class CubeSystem:
 
     name = "cube"
     title = "Cube"
-    tasks = ("image_to_3d", cube_scene.TASK, cube_match.TASK)
+    tasks = ("image_to_3d", cube_scene.TASK, cube_match.TASK, cube_masks.TASK)
     stages = ("look", "build")
 
     def info(self) -> SystemInfo:
@@ -53,7 +56,9 @@ class CubeSystem:
         except UnidentifiedImageError as error:
             text = "The picture cannot be read. Choose another one."
             raise MaquetteError("bad_input", text, repr(error), "choose_image") from error
-        seed, steps = int(parameters["seed"]), int(parameters["steps"])
+        if task == cube_masks.TASK:
+            return RunResult(cube_masks.mask_files(sizes["image"]), {"inputs": sorted(inputs)})
+        seed, steps = int(parameters["seed"]), int(parameters["steps"] or OWN_STEPS)
         hooks.stage("build")
         for step in range(steps):
             time.sleep(0.5 if seed == 99 else 0.0)
@@ -64,7 +69,7 @@ class CubeSystem:
             ArtifactData("thumbnail.png", _png((32, 32), (90, 120, 200)), "image/png"),
             *_variants(int(parameters.get("hypotheses", 1)), sizes, seed, parameters),
         )
-        return RunResult(artifacts, {"seed": seed, "inputs": sorted(inputs)})
+        return RunResult(artifacts, {"seed": seed, "steps": steps, "inputs": sorted(inputs)})
 
 
 def _files(
@@ -74,7 +79,7 @@ def _files(
     if task == cube_match.TASK:
         return cube_match.match_files(inputs, sizes["image"], parameters)
     if task == cube_scene.TASK:
-        return cube_scene.scene_files(box_mesh(), inputs, sizes["image"])
+        return cube_scene.scene_files(box_mesh(), inputs, sizes["image"], parameters.get("names") or [])
     cameras = (_camera_file(name, size, int(parameters["seed"]), parameters) for name, size in sizes.items())
     return (ArtifactData("asset.mesh", mesh_to_bytes(box_mesh()), MEDIA_TYPE), *cameras)
 
