@@ -19,7 +19,7 @@ logger = logging.getLogger("backend")
 
 COMMANDS = {
     "serve": ("backend.server.serve:main", "run the backend process that the extension talks to"),
-    "generate": ("backend.systems.command:main", "make a 3D object and its camera from one picture"),
+    "generate": ("backend.systems.command:main", "make a 3D object from a picture, with its camera, or from text"),
     "evaluate": ("backend.evaluation.cupid:main", "measure a system on unseen views of a folder of GLB files"),
     "train": ("backend.training.cli:main", "train a stage of a system"),
     "models": ("backend.catalog.command:main", "list, install, import or remove published weights"),

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 GHOST = 0.3
 OVERLAY_SIDE = 768  # pixels of the longer side of each half
-KEPT = ("asset.glb", "splats.ply", "thumbnail.png", "report.json")
+KEPT = ("asset.glb", "bundle.png", "splats.ply", "thumbnail.png", "report.json")
 NO_MASK = "none"  # for a photo among several that needs none
 
 
@@ -65,6 +65,8 @@ def write_result(result: RunResult, images: Sequence[bytes], out: Path) -> None:
                 (out / name).write_bytes(data[name])
         for number, image in enumerate(images):
             ending = f"_{number}" if number else ""
+            if f"camera{ending}.json" not in data:
+                continue  # not every system solves a camera
             camera = data[f"camera{ending}.json"]
             (out / f"camera{ending}.json").write_bytes(camera)
             (out / f"overlay{ending}.png").write_bytes(overlay(image, mesh, json.loads(camera)))
@@ -78,10 +80,11 @@ def write_result(result: RunResult, images: Sequence[bytes], out: Path) -> None:
 def main(arguments: Sequence[str]) -> int:
     """The command. Errors: `MaquetteError`."""
     parser = argparse.ArgumentParser(prog="python -m backend generate", description=__doc__)
-    parser.add_argument("--system", default="cupid", help="default: cupid")
+    parser.add_argument("--system", help="default: cupid for pictures, kiss3dgen for text")
     parser.add_argument(
-        "--image", type=Path, required=True, action="append", help="picture of one object; again for further photos"
+        "--image", type=Path, default=[], action="append", help="picture of one object; again for further photos"
     )
+    parser.add_argument("--text", help="what to make, in words (kiss3dgen)")
     parser.add_argument(
         "--mask", action="append", default=[],
         help=f"picture that is white where the object is; one a photo in the photos' order, {NO_MASK} to leave one out",
@@ -117,6 +120,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--splats", action="store_true", help="write splats.ply, Gaussian splats of the object")
     parser.add_argument("--pivot", help="origin of the GLB: cube, base or centre; default: cube, the object's own")
     options = parser.parse_args(arguments)
+    if not options.image and options.text is None:
+        parser.error("give --image with a picture, or --text with what to make")
     images = [_read(path) for path in options.image]
     if options.task in scene_command.TASKS:
         masks = [_read(Path(mask)) for mask in options.mask]
@@ -124,15 +129,17 @@ def main(arguments: Sequence[str]) -> int:
     else:
         inputs = photo_inputs(images, options.mask, options.occluder)
     names = ("seed", "steps", "weights", "config", "focal", "profile", "hypotheses")
-    parameters = {name: getattr(options, name) for name in names}
+    parameters = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if options.text is not None:
+        parameters["prompt"] = options.text
     if options.name:
         parameters["names"] = options.name
     finish = {name: getattr(options, name) for name in ("triangles", "texture_size", "normal_map", "splats", "pivot")}
     parameters |= {name: value for name, value in finish.items() if value}
     if options.camera:
         parameters["camera"] = read_camera(options.camera)
-    system = registry.get_system(options.system)
-    result = system.run(options.task or system.tasks[0], inputs, parameters, Hooks())
+    system = registry.get_system(options.system or ("cupid" if images else "kiss3dgen"))
+    result = system.run(options.task or ("image_to_3d" if images else "text_to_3d"), inputs, parameters, Hooks())
     if options.task in scene_command.TASKS:
         scene_command.write_scene(result, images[0], options.out)
     else:

@@ -15,7 +15,10 @@ from backend.systems.base import System
 
 EXTRA_VARIABLE = "MAQUETTE_EXTRA_SYSTEMS"
 
-_SYSTEMS = {"cupid": "backend.systems.cupid.pipeline:CupidSystem"}
+_SYSTEMS = {
+    "cupid": "backend.systems.cupid.pipeline:CupidSystem",
+    "kiss3dgen": "backend.systems.kiss3dgen.pipeline:KissSystem",
+}
 
 
 def _places() -> dict[str, str]:
