@@ -11,12 +11,20 @@ from pathlib import Path
 
 import torch
 
-from tests.golden import cupid_dense, cupid_sparse, kiss3dgen_isomer, kiss3dgen_lrm, kiss3dgen_projection
+from tests.golden import (
+    cupid_dense,
+    cupid_sparse,
+    kiss3dgen_flux,
+    kiss3dgen_isomer,
+    kiss3dgen_lrm,
+    kiss3dgen_projection,
+)
 from tests.golden.replay import Replay, list_cases, replay_case
 
 REPLAYS: dict[str, Replay] = {
     **cupid_dense.REPLAYS,
     **cupid_sparse.REPLAYS,
+    **kiss3dgen_flux.REPLAYS,
     **kiss3dgen_isomer.REPLAYS,
     **kiss3dgen_lrm.REPLAYS,
     **kiss3dgen_projection.REPLAYS,

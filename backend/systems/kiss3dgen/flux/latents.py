@@ -1,4 +1,4 @@
-"""From pictures to Flux tokens and back (spec section 6): (z - shift) * scale, packed 2 x 2, with (0, row, column) ids."""
+"""From pictures to Flux tokens and back (spec section 6): (z - shift) * scale, packed 2 x 2, ids (0, row, column)."""
 
 from __future__ import annotations
 
@@ -42,17 +42,13 @@ def text_ids(count: int, device: torch.device | str = "cpu") -> Tensor:
     return torch.zeros(count, 3, device=device)
 
 
-def encode_pictures(vae: Any, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def encode_pictures(vae: Any, pictures: Tensor) -> Tensor:
     """Pictures [B, 3, H, W] in [0, 1] -> tokens [B, N, 4 C] for the transformer.
 
-    A `generator` draws from the posterior, as the published pipeline does; without one its mean is taken.
+    The mean of the posterior; the published pipeline draws from it; its spread is small against the latents'.
     """
     first = next(vae.parameters())
-    posterior = vae.encode((2 * pictures - 1).to(first.device, first.dtype)).latent_dist
-    latents = posterior.mode()
-    if generator is not None:
-        noise = torch.randn(latents.shape, generator=generator, device=generator.device)
-        latents = latents + posterior.std * noise.to(latents)
+    latents = vae.encode((2 * pictures - 1).to(first.device, first.dtype)).latent_dist.mode()
     return pack((latents.float() - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor)
 
 

@@ -11,6 +11,7 @@ import importlib.util
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import torch
@@ -166,3 +167,17 @@ def _tokenise(tokenizer: Any, texts: list[str], length: int) -> Tensor:
 def _device(network: Any) -> torch.device:
     device: torch.device = next(network.parameters()).device
     return device
+
+
+class ByteTokenizer:
+    """Stands in for a tokenizer where the weights are random and no file is there: one token a byte."""
+
+    PAD, END = 0, 1
+
+    def __call__(self, texts: list[str], max_length: int, **_: Any) -> Any:
+        """Token numbers [B, max_length] as `input_ids`, ended by END and filled with PAD."""
+        rows = []
+        for text in texts:
+            row = [byte + 2 for byte in text.encode()[: max_length - 1]] + [self.END]
+            rows.append(row + [self.PAD] * (max_length - len(row)))
+        return SimpleNamespace(input_ids=torch.tensor(rows))
