@@ -35,7 +35,10 @@ DROP_TEXT = 0.1  # share of pictures that are learnt without their sentence, for
 PHOTO_SHARE = 0.4  # of the batches: with photo tokens
 PHOTO_ONLY = 0.5  # of the pictures in those: without their sentence
 NOISE_SHIFT = 2.0  # noisy times are drawn more often, half as strongly as they are sampled (shift 3)
-KL_WEIGHT = 1e-5
+LATENT_NOISE = 0.03  # added to latents before they are decoded: what the flow makes is never exact
+LATENT_LIMIT = 6.0  # larger latents cost
+LINEAR_TILES = 4000  # whose principal components the autoencoder starts as
+CROP = 32  # pixels of what the autoencoder learns from: most of a tile is white
 EDGE_WEIGHT = 1.0  # of the difference of neighbouring pixels, against the pixels themselves
 LORA_RANK = 16
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
@@ -133,7 +136,7 @@ class Vae(Stage):
     """The autoencoder, on single tiles of colours and normals alike."""
 
     parts = {"vae": ""}
-    batch = 16
+    batch = 64
     rate = 1e-3
 
     def __init__(self, request: KissTrainRequest) -> None:
@@ -141,7 +144,23 @@ class Vae(Stage):
         self.module = self.new("vae").to(memory_format=torch.channels_last)
         self.tiles = self._tiles(BundleDataset(request.data, "train"))
         self.held_out = self._tiles(BundleDataset(request.data, "val"))
+        self.boxes = self._boxes()
+        some = self.tiles[torch.randperm(len(self.tiles))[:LINEAR_TILES]]
+        self.module.start_linear(2.0 * (some.float() / 255.0) - 1.0)  # type: ignore[operator]
         self.latent_mean, self.latent_std = 0.0, 1.0
+
+    def _boxes(self) -> Tensor:
+        """Where a crop may have its corner so that it shows some of the object: [N,2,2], first place and extent."""
+        shown = (self.tiles < 250).any(1)
+        side = shown.shape[-1]
+        boxes = []
+        for lines in (shown.any(2), shown.any(1)):
+            low = lines.int().argmax(1)
+            high = side - 1 - lines.flip(1).int().argmax(1)
+            first = (low - CROP // 4).clamp(0, side - CROP)
+            last = (high - 3 * CROP // 4).clamp(0, side - CROP)
+            boxes.append(torch.stack([first, (last - first).clamp(min=0) + 1], 1))
+        return torch.stack(boxes, 2)
 
     def _tiles(self, dataset: BundleDataset) -> Tensor:
         """Every tile that is not empty: uint8 [N,3,S,S]."""
@@ -150,33 +169,38 @@ class Vae(Stage):
         shown = (tiles < 250).flatten(1).any(1)
         return tiles[shown].contiguous()
 
-    def _reconstruct(self, tiles: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _reconstruct(self, tiles: Tensor, generator: torch.Generator, noise: float) -> tuple[Tensor, Tensor, Tensor]:
+        """(decoded, given, latents) of tiles uint8 [B,3,S,S]; the latents are disturbed before they are decoded."""
         pictures = (2.0 * (tiles.float() / 255.0) - 1.0).to(self.device, memory_format=torch.channels_last)
-        posterior = self.module.encode(pictures).latent_dist  # type: ignore[operator]
-        mean, logvar = posterior.mean.float(), posterior.logvar.float()
-        noise = torch.randn(mean.shape, generator=generator).to(self.device)
-        decoded = self.module.decode(mean + noise * torch.exp(0.5 * logvar)).sample  # type: ignore[operator]
-        return decoded.float(), pictures, mean, logvar
+        latents = self.module.encode(pictures).latent_dist.mode()  # type: ignore[operator]
+        disturbed = latents + noise * torch.randn(latents.shape, generator=generator).to(latents)
+        decoded = self.module.decode(disturbed).sample  # type: ignore[operator]
+        return decoded.float(), pictures, latents.float()
 
     def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         chosen = torch.randint(len(self.tiles), (self.size,), generator=generator)
-        tiles = self.tiles[chosen]
+        corners = self.boxes[chosen, 0] + (torch.rand(self.size, 2, generator=generator) * self.boxes[chosen, 1]).long()
+        tiles = torch.stack(
+            [
+                self.tiles[item, :, top : top + CROP, left : left + CROP]
+                for item, (top, left) in zip(chosen.tolist(), corners.tolist(), strict=True)
+            ]
+        )
         if int(torch.randint(2, (1,), generator=generator)):
             tiles = tiles.flip(-1)
-        tiles = tiles[:, torch.randperm(3, generator=generator)]  # other colours, as real
-        decoded, pictures, mean, logvar = self._reconstruct(tiles, generator)
+        decoded, pictures, latents = self._reconstruct(tiles, generator, LATENT_NOISE)
         pixels = (decoded - pictures).abs().mean()
         edges = sum((decoded.diff(dim=axis) - pictures.diff(dim=axis)).abs().mean() for axis in (2, 3))
-        divergence = 0.5 * (mean.square() + logvar.exp() - logvar - 1).mean()
-        total = pixels + EDGE_WEIGHT * edges + KL_WEIGHT * divergence
-        return total, {"pixels": float(pixels.detach()), "kl": float(divergence.detach())}
+        size = functional.relu(latents.abs() - LATENT_LIMIT).mean()
+        error = ((decoded.detach() - pictures) / 2).square().mean()
+        return pixels + EDGE_WEIGHT * edges + size, {"psnr": float(-10 * torch.log10(error))}
 
     def validate(self) -> dict[str, float]:
         generator = torch.Generator().manual_seed(1)
         chosen = torch.randint(len(self.held_out), (64,), generator=generator)
-        decoded, pictures, mean, _ = self._reconstruct(self.held_out[chosen], generator)
+        decoded, pictures, latents = self._reconstruct(self.held_out[chosen], generator, 0.0)
         error = ((decoded.clamp(-1, 1) - pictures) / 2).square().mean()
-        return {"psnr": float(-10 * torch.log10(error)), "latent_std": float(mean.std())}
+        return {"psnr": float(-10 * torch.log10(error)), "latent_std": float(latents.std())}
 
     def arguments(self, role: str) -> dict[str, Any]:
         """The latents' mean and spread become the scaling that the flow sees."""
@@ -188,8 +212,8 @@ class Vae(Stage):
         load_strict(self.module, loop.averaged_state(), "vae")
         chosen = torch.randint(len(self.tiles), (256,), generator=torch.Generator().manual_seed(2))
         with torch.no_grad():
-            _, _, mean, _ = self._reconstruct(self.tiles[chosen], torch.Generator().manual_seed(3))
-        self.latent_mean, self.latent_std = float(mean.mean()), float(mean.std())
+            _, _, latents = self._reconstruct(self.tiles[chosen], torch.Generator().manual_seed(3), 0.0)
+        self.latent_mean, self.latent_std = float(latents.mean()), float(latents.std())
         super().export(loop)
 
 

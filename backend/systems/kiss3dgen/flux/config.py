@@ -24,6 +24,7 @@ NEEDED = ("transformer", "vae")
 """Without one of these nothing can be made."""
 DIFFUSERS = ("FluxTransformer2DModel", "FluxControlNetModel", "AutoencoderKL")
 REDUX = "ReduxImageEncoder"
+OWN_AUTOENCODER = "PatchAutoencoder"
 TRANSFORMERS = {
     "SiglipVisionModel": "SiglipVisionConfig",
     "CLIPTextModel": "CLIPTextConfig",
@@ -104,6 +105,10 @@ def build(entry: Mapping[str, Any]) -> nn.Module:
             from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 
             network = ReduxImageEncoder(**arguments)
+        elif name == OWN_AUTOENCODER:
+            from backend.systems.kiss3dgen.flux.patch_autoencoder import PatchAutoencoder
+
+            network = PatchAutoencoder(**arguments)
         elif name in TRANSFORMERS:
             import transformers
 

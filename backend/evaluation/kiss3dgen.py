@@ -1,0 +1,209 @@
+"""`python -m backend evaluate kiss3dgen --assets DIR --out report.json`: Kiss3DGen on objects it never saw.
+
+Parts, chosen with `--parts`; each is one entry of the report's summary:
+
+* reconstruct: a mesh from each object's true bundle (`evaluate kiss3dgen-reconstruct` is the same alone);
+* text: a bundle from each object's caption; does a classifier that knows real bundles name the right category, how
+  often does it for the objects themselves, and how much do bundles of other seeds differ;
+* photo: a mesh from one unseen view, in the columns of `evaluate cupid` that need no camera;
+* edit: true bundles asked to be another colour: does the hue go there, does the outline stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backend.contract.errors import MaquetteError
+from backend.contract.meshes import mesh_from_bytes
+from backend.data.blender import BlenderNotFound
+from backend.data.bundles import BundleDataset
+from backend.evaluation import bundle_classifier, metrics
+from backend.evaluation import kiss3dgen_reconstruct as reconstruct
+from backend.evaluation.views import views_from_assets
+from backend.formats.images import encode_png
+from backend.rendering.image_metrics import mask_iou
+from backend.systems.base import Hooks
+from backend.systems.kiss3dgen import bundle, colors
+from backend.systems.kiss3dgen.pipeline import IMAGE, KissSystem, bundle_from_bundle, bundle_from_text
+from backend.systems.kiss3dgen.request import Request
+
+logger = logging.getLogger(__name__)
+
+SEEDS = 3  # bundles a caption for the diversity
+EDIT_COLORS = ("red", "green", "blue", "yellow")
+PARTS = ("reconstruct", "text", "photo", "edit")
+SAMPLES = 4000
+
+
+def with_mask(picture: np.ndarray) -> np.ndarray:
+    """A made bundle [2S,4S,3] in [0,1] as true ones are stored: uint8 [2S,4S,4], the mask as alpha."""
+    views = bundle.split(picture)
+    mask = np.concatenate(list(views.mask), axis=1)
+    alpha = np.concatenate([mask, mask])[..., None]
+    shown = np.concatenate([picture * alpha + 1.0 - alpha, alpha], -1)
+    return np.rint(np.clip(shown, 0, 1) * 255).astype(np.uint8)
+
+
+def measure_text(system: KissSystem, options: argparse.Namespace) -> dict[str, Any]:
+    """The part text. Categories are those of the captions' objects."""
+    dataset = BundleDataset(options.bundles, options.split)
+    known = bundle_classifier.read_categories(options.assets)
+    judge = bundle_classifier.train_judge(options.bundles, options.assets, seed=options.seed)
+    count = min(options.limit or len(dataset), len(dataset))
+    right: list[bool] = []
+    spread: list[float] = []
+    entries, seconds = [], []
+    for name, caption in zip(dataset.ids[:count], dataset.captions[:count], strict=True):
+        made = []
+        for index in range(SEEDS if len(spread) < options.diversity else 1):
+            request = Request(prompt=caption, seed=options.seed + index, weights=options.weights)
+            started = time.perf_counter()
+            made.append(with_mask(bundle_from_text(system.networks(request), request, Hooks())))
+            seconds.append(time.perf_counter() - started)
+        verdict = judge.verdicts(made[0][None])[0]
+        right.append(verdict == known[name])
+        if len(made) > 1:
+            first, *others = (item.astype(np.float32) / 255.0 for item in made)
+            spread.append(float(np.mean([np.abs(first - other).mean() for other in others])))
+        entries.append({"id": name, "caption": caption, "category": known[name], "verdict": verdict})
+        logger.info("%d %s: %s", len(entries), caption, verdict)
+    truth = dataset.pictures()[:count].astype(np.float32) / 255.0
+    apart = [float(np.abs(truth[i] - truth[i - 1]).mean()) for i in range(1, count)]
+    summary = {
+        "recognised": float(np.mean(right)),
+        "classifier_accuracy": judge.accuracy,
+        "chance_commonest": judge.chance,
+        "chance_uniform": 1.0 / len(judge.categories),
+        "diversity": float(np.mean(spread)) if spread else 0.0,
+        "difference_of_other_objects": float(np.mean(apart)) if apart else 0.0,
+        "seconds_bundle_median": float(np.median(seconds)),
+        "count": count,
+    }
+    return {"objects": entries, "summary": summary}
+
+
+def measure_photo(system: KissSystem, options: argparse.Namespace) -> dict[str, Any]:
+    """The part photo: Chamfer and voxel IoU of whole surfaces in the object's frame, as `evaluate cupid` has them."""
+    entries = []
+    for view in views_from_assets(options.assets, options.split, 1, options.limit, options.seed):
+        started = time.perf_counter()
+        entry: dict[str, Any] = {
+            "id": view.object_id,
+            "error": "",
+            "chamfer_full": 1.0,
+            "voxel_iou": 0.0,
+            "fscore_05": 0.0,
+        }
+        try:
+            parameters = {"seed": options.seed, "weights": options.weights}
+            result = system.run(IMAGE, {"image": encode_png(view.rgba)}, parameters, Hooks())
+            mesh = mesh_from_bytes({item.name: item.data for item in result.artifacts}["asset.mesh"])
+            points = metrics.surface_points(mesh.vertices, mesh.faces, SAMPLES)
+            found = metrics.shape_score(points, view.surface)
+            entry |= {"chamfer_full": found.chamfer, "fscore_05": found.fscore_05}
+            entry["voxel_iou"] = metrics.voxel_iou(points, view.occupancy)
+        except MaquetteError as error:
+            entry["error"] = str(error)
+        entry["seconds"] = time.perf_counter() - started
+        entries.append(entry)
+        logger.info("%d %s: chamfer %.3f", len(entries), view.object_id, entry["chamfer_full"])
+    names = ("chamfer_full", "fscore_05", "voxel_iou")
+    summary: dict[str, Any] = {name: float(np.mean([entry[name] for entry in entries])) for name in names}
+    summary["seconds_median"] = float(np.median([entry["seconds"] for entry in entries]))
+    return {"objects": entries, "summary": {**summary, "count": len(entries)}}
+
+
+def measure_edit(system: KissSystem, options: argparse.Namespace) -> dict[str, Any]:
+    """The part edit: "a red chair" asked of a chair's true bundle.
+
+    toward: how much nearer the object's mean colour came to the word's, as a share of the way; named: how often most of
+    its pixels then have that name; silhouette_iou: of the four views.
+    """
+    dataset = BundleDataset(options.bundles, options.split)
+    pictures = dataset.pictures()
+    entries = []
+    for index in range(min(options.limit or len(dataset), len(dataset))):
+        color = EDIT_COLORS[index % len(EDIT_COLORS)]
+        true = pictures[index]
+        before = bundle.split(true[..., :3] / np.float32(255.0))
+        prompt = colors.with_color(dataset.captions[index], color)
+        request = Request(prompt=prompt, seed=options.seed, weights=options.weights, strength=options.strength)
+        after = bundle.split(
+            bundle_from_bundle(system.networks(request), true[..., :3] / np.float32(255.0), request, Hooks())
+        )
+        wanted = np.array(colors.color_of(color))
+        first, last = (np.linalg.norm(_mean_color(views) - wanted) for views in (before, after))
+        named = colors.main_color(after.rgb, after.mask > 0.5)
+        entries.append(
+            {
+                "id": dataset.ids[index], "prompt": prompt, "toward": float((first - last) / max(first, 1e-3)),
+                "named": named == color, "silhouette_iou": mask_iou(before.mask > 0.5, after.mask > 0.5),
+            }
+        )  # fmt: skip
+        logger.info("%d %s: %s", len(entries), prompt, named)
+    summary = {
+        "toward_median": float(np.median([entry["toward"] for entry in entries])),
+        "named": float(np.mean([entry["named"] for entry in entries])),
+        "silhouette_iou": float(np.mean([entry["silhouette_iou"] for entry in entries])),
+        "count": len(entries),
+    }
+    return {"objects": entries, "summary": summary}
+
+
+def _mean_color(views: bundle.Bundle) -> np.ndarray:
+    weight = views.mask[..., None]
+    return np.asarray((views.rgb * weight).sum((0, 1, 2)) / max(float(weight.sum()), 1e-6))
+
+
+def measure_reconstruct(_: KissSystem, options: argparse.Namespace) -> dict[str, Any]:
+    """The part reconstruct."""
+    report: dict[str, Any] = reconstruct.evaluate(options.assets, options.split, options.limit, options.size)
+    return report
+
+
+MEASURES: dict[str, Callable[[KissSystem, argparse.Namespace], dict[str, Any]]] = {
+    "reconstruct": measure_reconstruct, "text": measure_text, "photo": measure_photo, "edit": measure_edit,
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command. Errors: `MaquetteError`."""
+    parser = argparse.ArgumentParser(prog="python -m backend evaluate kiss3dgen", description=__doc__)
+    parser.add_argument("--assets", type=Path, required=True, help="folder of GLB files with an objects.csv")
+    parser.add_argument(
+        "--bundles", type=Path, help="their true bundles (python -m backend.data.bundles); for text, edit"
+    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--limit", type=int, help="objects at most")
+    parser.add_argument("--diversity", type=int, default=20, help="captions that are made with several seeds")
+    parser.add_argument("--strength", type=float, help="of edits; default: the flow's own")
+    parser.add_argument("--size", type=int, default=256, help="tile of the true bundles that are reconstructed")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weights", default="mini")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    if options.bundles is None and {"text", "edit"} & set(options.parts):
+        raise MaquetteError(
+            "bad_input", "Text and edits are measured on prepared bundles; give --bundles, or other --parts."
+        )
+    system = KissSystem()
+    report: dict[str, Any] = {"summary": {}}
+    try:
+        for part in options.parts:
+            report[part] = MEASURES[part](system, options)
+            report["summary"][part] = report[part].pop("summary")
+    except (FileNotFoundError, BlenderNotFound) as error:
+        raise MaquetteError("bad_input", str(error)) from error
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    logger.info("summary: %s", json.dumps(report["summary"]))
+    return 0
