@@ -13,7 +13,8 @@ from bpy.props import (
     StringProperty,
 )
 
-from .properties import PLACEMENTS, ResultSettings, engine_items
+from .engines import SCENE, items_for
+from .properties import PLACEMENTS, ResultSettings
 
 
 class MaquetteObjectMask(bpy.types.PropertyGroup):
@@ -37,7 +38,7 @@ class MaquetteComposeSettings(ResultSettings, bpy.types.PropertyGroup):
         "without it the distances are a guess",
         subtype="FILE_PATH",
     )
-    engine: EnumProperty(name="Engine", description="The system that makes the objects", items=engine_items)
+    engine: EnumProperty(name="Engine", description="The system that makes the objects", items=items_for(SCENE))
     seed: IntProperty(
         name="Seed", description="The same seed and picture give the same scene", default=0, min=0, max=2**31 - 1
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
-
 import bpy
 from bpy.props import (
     BoolProperty,
@@ -15,45 +13,33 @@ from bpy.props import (
     StringProperty,
 )
 
+from .engines import MATCH, PHOTO, items_for, set_engines
+from .text_properties import TextSettings
+
 PLACEMENTS = [
     ("CURSOR", "3D Cursor", "The middle of the underside stands on the 3D cursor"),
     ("GROUND", "On the Ground", "Below or above the 3D cursor, standing on the plane z = 0"),
     ("ORIGIN", "World Origin", "The object's centre is the world origin"),
 ]
-BUILT_IN_ENGINES = [("cupid", "CUPID", "A photo becomes an object together with the photo's camera")]
-
-_engine_items: list[tuple[str, str, str, int]] = []  # Blender needs the strings of a dynamic enum kept alive
-
-
-def set_engines(engines: list[tuple[str, str, str]]) -> None:
-    """Offer the engines (name, title, description) that the backend named, after the built-in ones."""
-    merged = {name: (name, title, text) for name, title, text in BUILT_IN_ENGINES + engines}
-    # The number is what a .blend file keeps, so it may not depend on the order. A setting nobody touched is 0, which is
-    # the built-in engine; with another number the menu would be empty.
-    _engine_items[:] = [
-        (*item, 0 if name == BUILT_IN_ENGINES[0][0] else zlib.crc32(name.encode()) & 0x7FFFFFFF)
-        for name, item in merged.items()
-    ]
+WEIGHTS = [
+    ("mini", "Small", "Ship with Maquette and run on any processor in about a minute"),
+    ("published", "Published", "Finer by far, and slow without a graphics card; installed under Models"),
+]
 
 
-def engine_items(_self: object, _context: bpy.types.Context | None) -> list[tuple[str, str, str, int]]:
-    """The engines on offer, as an enum callback."""
-    return _engine_items
+# What 0 steps are, by engine and weights.
+USUAL_STEPS = {
+    ("cupid", "mini"): 12, ("cupid", "published"): 25, ("kiss3dgen", "mini"): 12, ("kiss3dgen", "published"): 20,
+}  # fmt: skip
 
 
-USUAL_STEPS = {("cupid", "mini"): 12, ("cupid", "published"): 25}  # what 0 steps are, by engine and weights
-
-
-class ResultSettings:
-    """What every job asks for, whatever it makes."""
+class EngineSettings:
+    """How an engine works, whatever it makes."""
 
     weights: EnumProperty(
         name="Weights",
         description="What the engine has learned: its small weights or the published ones",
-        items=[
-            ("mini", "Small", "Ship with Maquette and run on any processor in about a minute"),
-            ("published", "Published", "Finer by far, and slow without a graphics card; installed under Models"),
-        ],
+        items=WEIGHTS,
     )
     steps: IntProperty(
         name="Steps",
@@ -62,6 +48,11 @@ class ResultSettings:
         min=0,
         max=100,
     )
+
+
+class ResultSettings(EngineSettings):
+    """What every job asks for that starts from a photo."""
+
     show_background: BoolProperty(
         name="Behind the Camera", description="Show the picture as the camera's background", default=True
     )
@@ -69,6 +60,28 @@ class ResultSettings:
         name="Sets Render Size",
         description="Give the render the picture's width and height, so that frame and picture agree",
         default=True,
+    )
+
+
+class MeshSettings:
+    """How a made mesh is finished."""
+
+    triangles: IntProperty(
+        name="Triangles",
+        description="Simplify the mesh to about this many triangles; 0 leaves them as made",
+        default=0,
+        min=0,
+        max=2_000_000,
+    )
+    texture_size: EnumProperty(
+        name="Texture",
+        description="Width and height of the texture",
+        items=[(str(size), f"{size} px", f"{size} x {size} pixels") for size in (512, 1024, 2048, 4096)],
+        default="1024",
+    )
+    normal_map: BoolProperty(
+        name="Normal Map",
+        description="Bake the shading of the detailed mesh for the simplified one; needs a number of triangles",
     )
 
 
@@ -92,7 +105,6 @@ class _JobSettings(ResultSettings):
     occluder_image: PointerProperty(
         name="Painted Occluder", description="What hides the object, painted over the picture", type=bpy.types.Image
     )
-    engine: EnumProperty(name="Engine", description="The system that makes the object", items=engine_items)
     seed: IntProperty(
         name="Seed", description="The same seed and picture give the same object", default=0, min=0, max=2**31 - 1
     )
@@ -130,33 +142,16 @@ class MaquettePhoto(bpy.types.PropertyGroup):
     )
 
 
-class MaquetteCreateSettings(_JobSettings, bpy.types.PropertyGroup):
+class MaquetteCreateSettings(TextSettings, MeshSettings, _JobSettings, bpy.types.PropertyGroup):
+    engine: EnumProperty(name="Engine", description="The system that makes the object", items=items_for(PHOTO))
     photos: CollectionProperty(type=MaquettePhoto)
     photo_index: IntProperty(name="Photo")
-    prompt: StringProperty(name="Text", description="Making objects from a sentence comes next")
     variants: IntProperty(
         name="Variants",
         description="How many different answers to show: alike where the picture shows the object, not behind it",
         default=1,
         min=1,
         max=8,
-    )
-    triangles: IntProperty(
-        name="Triangles",
-        description="Simplify the mesh to about this many triangles; 0 leaves them as made",
-        default=0,
-        min=0,
-        max=2_000_000,
-    )
-    texture_size: EnumProperty(
-        name="Texture",
-        description="Width and height of the texture",
-        items=[(str(size), f"{size} px", f"{size} x {size} pixels") for size in (512, 1024, 2048, 4096)],
-        default="1024",
-    )
-    normal_map: BoolProperty(
-        name="Normal Map",
-        description="Bake the shading of the detailed mesh for the simplified one; needs a number of triangles",
     )
     pivot: EnumProperty(
         name="Origin",
@@ -176,6 +171,7 @@ class MaquetteCreateSettings(_JobSettings, bpy.types.PropertyGroup):
 
 
 class MaquetteMatchSettings(_JobSettings, bpy.types.PropertyGroup):
+    engine: EnumProperty(name="Engine", description="The system that makes the object", items=items_for(MATCH))
     subject: EnumProperty(
         name="Match",
         items=[

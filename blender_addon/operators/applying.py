@@ -11,19 +11,22 @@ from ...backend.contract.errors import MaquetteError
 from ...backend.contract.meshes import MeshData, MeshError, mesh_from_bytes
 from ...backend.contract.messages import MessageError
 from ...backend.contract.splats import SplatError, Splats, splats_from_ply
+from ..engines import REFINE
 from ..runtime import session
 from ..runtime.intent import ApplyIntent, intent_from_json
 from ..runtime.job_store import JobRecord, JobStore
 from ..runtime.pictures import inspect_picture
-from ..scene import apply, compose, guard, matching, proposed_masks, provenance
+from ..scene import apply, compose, guard, matching, proposed_masks, provenance, refined
 from ..scene.cameras import SolvedCamera, solved_camera_from_json
 from ..scene.photo_cameras import PhotoCamera
-from . import applying_scene, mesh_matching, proposing
+from . import applying_refined, applying_scene, mesh_matching, proposing
 from .photos import MOST_PHOTOS
 from .requesting import job_record, provenance_of
 
 OTHER_FILE = "This result was meant for another file. Press Apply to put it here."
-Result = apply.Result | compose.ComposedScene | matching.MatchedMesh | proposed_masks.ProposedMasks
+Result = (
+    apply.Result | compose.ComposedScene | matching.MatchedMesh | refined.RefinedMesh | proposed_masks.ProposedMasks
+)
 
 
 def apply_job(context: bpy.types.Context, job_id: str, variant: int = -1, instead: bool = False) -> str:
@@ -47,6 +50,8 @@ def apply_job(context: bpy.types.Context, job_id: str, variant: int = -1, instea
             message = matching.apply_match(context.scene, result)
         elif isinstance(result, proposed_masks.ProposedMasks):
             message = proposed_masks.apply_masks(context.scene, result)
+        elif isinstance(result, refined.RefinedMesh):
+            _, message = refined.apply_refined(context.scene, result)
         else:
             earlier = provenance.made_from(context.scene, job_id) if instead else []
             _, message = apply.apply_result(context.scene, result, earlier[0] if earlier else None)
@@ -94,6 +99,9 @@ def load_result(store: JobStore, record: JobRecord, variant: int = -1) -> Result
     picture, orientation = _background(store, record, "image", intent)
     if record.task == mesh_matching.TASK:
         return mesh_matching.load_match(store, record, intent, (picture, orientation))
+    if record.task == REFINE:
+        mesh = _mesh(store, record, "asset.mesh")
+        return applying_refined.load_refined(record, intent, mesh, provenance_of(record))
     if record.task == applying_scene.TASK:
         return applying_scene.load_scene(
             store, record, intent, _camera(store, record), (picture, orientation), provenance_of(record)
@@ -113,6 +121,7 @@ def load_result(store: JobStore, record: JobRecord, variant: int = -1) -> Result
         more=_more_cameras(store, record, intent, variant),
         pivot=record.parameters.get("pivot", "cube"),
         splats=_splats(store, record) if variant < 0 else None,
+        offset=intent.offset,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bpy
 from bpy.props import StringProperty
 
-from . import requesting
+from . import requesting, text
 from .common import reports_failures
 
 EXTENSIONS = ".png;.jpg;.jpeg;.webp;.tif;.tiff;.bmp;.gif"
@@ -14,11 +14,12 @@ EXTENSIONS = ".png;.jpg;.jpeg;.webp;.tif;.tiff;.bmp;.gif"
 class MAQUETTE_OT_generate(bpy.types.Operator):
     bl_idname = "maquette.generate"
     bl_label = "Generate 3D"
-    bl_description = "Make a 3D object from the picture in the background, and put it into the scene when it is done"
+    bl_description = "Make a 3D object of the photo or text in the background, and put it into the scene when done"
 
     @reports_failures
     def execute(self, context: bpy.types.Context) -> set[str]:
-        record = requesting.create_job(context.scene)
+        from_text = context.scene.maquette_create.source == "TEXT"
+        record = text.text_job(context.scene) if from_text else requesting.create_job(context.scene)
         self.report({"INFO"}, f'"{record.title}" is being made. You can go on working.')
         return {"FINISHED"}
 
@@ -57,7 +58,8 @@ class MAQUETTE_OT_drop_picture(bpy.types.Operator):
 
     @reports_failures
     def execute(self, context: bpy.types.Context) -> set[str]:
-        context.scene.maquette_create.image = self.filepath
+        settings = context.scene.maquette_create
+        settings.source, settings.image = "PHOTO", self.filepath
         record = requesting.create_job(context.scene)
         self.report({"INFO"}, f'"{record.title}" is being made. You can go on working.')
         return {"FINISHED"}

@@ -106,6 +106,16 @@ class MAQUETTE_OT_restore_inputs(_JobOperator, bpy.types.Operator):
         return {"FINISHED"}
 
 
+class MAQUETTE_OT_show_sides(_JobOperator, bpy.types.Operator):
+    bl_idname = "maquette.show_sides"
+    bl_label = "Show the Four Sides"
+    bl_description = "Show or hide the pictures from four sides that this result was made from"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        session.get().unfolded ^= {self.job_id}
+        return {"FINISHED"}
+
+
 class MAQUETTE_OT_forget_job(_JobOperator, bpy.types.Operator):
     bl_idname = "maquette.forget_job"
     bl_label = "Remove from List"
@@ -133,6 +143,7 @@ CLASSES = (
     MAQUETTE_OT_cancel_job,
     MAQUETTE_OT_retry_job,
     MAQUETTE_OT_restore_inputs,
+    MAQUETTE_OT_show_sides,
     MAQUETTE_OT_forget_job,
     MAQUETTE_OT_open_job_folder,
 )

@@ -13,6 +13,7 @@ import bpy
 
 from ...backend.contract.errors import MaquetteError
 from ...backend.contract.messages import MessageError
+from ..engines import KISS, MATCH, PHOTO, REFINE, SCENE, TEXT, engines_for
 from ..runtime import inputs, session
 from ..runtime.intent import ApplyIntent, intent_from_json, intent_to_json
 from ..runtime.job_store import JobRecord
@@ -21,8 +22,10 @@ from ..scene import cameras, known_camera
 from . import photos
 from .mask_files import mask_files
 
-TASK = "image_to_3d"
+TASK = PHOTO
 PROPOSALS = "propose_masks"
+# Photos may come from two panels.
+_PANELS = {TEXT: "create", SCENE: "compose", PROPOSALS: "compose", MATCH: "match", REFINE: "refine"}
 LEAST_TRIANGLES = 100  # that the backend takes
 
 
@@ -30,6 +33,8 @@ def create_job(scene: bpy.types.Scene) -> JobRecord:
     """Start the job that the Create panel describes. Errors: `MaquetteError` with one sentence."""
     settings = scene.maquette_create
     inspect_picture(picture_path(settings))
+    if settings.engine == KISS[0]:
+        return submit_record(_bundle_record(scene, settings))
     intent = intent_of(scene, settings, "CAMERA" if settings.match_camera else "NONE")
     further = photos.checked_photos(settings)
     variants = {"hypotheses": settings.variants} if settings.variants > 1 else {}
@@ -38,14 +43,35 @@ def create_job(scene: bpy.types.Scene) -> JobRecord:
     return submit_record(dataclasses.replace(record, more_inputs=more))
 
 
+def _bundle_record(scene: bpy.types.Scene, settings: bpy.types.PropertyGroup) -> JobRecord:
+    """The job of one photo that becomes pictures from four sides first: there is no camera of the photo."""
+    if settings.photos:
+        text = "This engine takes one photo. Remove the further ones, or choose CUPID."
+        raise MaquetteError("bad_input", text)
+    record = record_of(settings, intent_of(scene, settings, "NONE"), {})
+    if "occluder" in record.more_inputs:
+        text = "This engine takes a photo where nothing hides the object. Remove what hides it, or choose CUPID."
+        raise MaquetteError("bad_input", text)
+    parameters = {"seed": settings.seed, "steps": settings.steps or None, "weights": settings.weights}
+    return dataclasses.replace(record, parameters=parameters | object_parameters(settings))
+
+
 def finish_parameters(settings: bpy.types.PropertyGroup) -> dict[str, Any]:
     """What the Create panel says about mesh, texture and splats, as far as it differs from how they are made."""
+    return object_parameters(settings) | ({"splats": True} if settings.splats else {})
+
+
+def object_parameters(settings: bpy.types.PropertyGroup) -> dict[str, Any]:
+    """What the Create panel says about mesh, texture and origin, as far as it differs from how they are made."""
+    return mesh_parameters(settings) | ({"pivot": settings.pivot} if settings.pivot != "cube" else {})
+
+
+def mesh_parameters(settings: bpy.types.PropertyGroup) -> dict[str, Any]:
+    """What a panel says about mesh and texture, as far as it differs from how they are made."""
     asked = {
         "triangles": max(settings.triangles, LEAST_TRIANGLES) if settings.triangles else None,
         "texture_size": int(settings.texture_size) if settings.texture_size != "1024" else None,
         "normal_map": settings.normal_map and settings.triangles > 0,
-        "pivot": settings.pivot if settings.pivot != "cube" else None,
-        "splats": settings.splats,
     }
     return {name: value for name, value in asked.items() if value}
 
@@ -100,43 +126,67 @@ def job_record(job_id: str) -> JobRecord:
 
 def restore_inputs(scene: bpy.types.Scene, provenance: dict[str, Any]) -> None:
     """Put what a result was made from back into the panel it came from. Errors: `MaquetteError`."""
-    parameters = provenance.get("parameters", {})
+    parameters, task = provenance.get("parameters", {}), provenance.get("task", PHOTO)
     try:
         intent = intent_from_json(provenance.get("origin", {}))
     except MessageError as error:
         raise MaquetteError("bad_input", "This object does not say what it was made from.", str(error)) from error
-    settings = panel_settings(scene, provenance.get("panel", "create"))
-    settings.image = provenance.get("image_path", "")
-    if provenance.get("task") == PROPOSALS:
+    panel = provenance.get("panel", "create")
+    settings = panel_settings(scene, panel)
+    if task == PROPOSALS:
+        settings.image = provenance.get("image_path", "")
         return  # the masks of the list stay
-    settings.weights = "published" if parameters.get("weights") == "published" else "mini"
-    if provenance.get("panel") != "compose":
-        settings.mask, settings.mask_image = provenance.get("mask_path", ""), None
-        settings.occluder, settings.occluder_image = provenance.get("more_inputs", {}).get("occluder", ""), None
     settings.seed = int(parameters.get("seed", 0))
+    settings.weights = "published" if parameters.get("weights") == "published" else "mini"
+    if provenance.get("system") in [item[0] for item in engines_for(task)]:
+        setattr(settings, "text_engine" if task == TEXT else "engine", provenance["system"])
     settings.steps = int(parameters.get("steps") or 0)
+    if panel == "refine":
+        from . import refining
+
+        refining.restore_refine(settings, intent, parameters)
+        return
     settings.size = intent.size
     settings.placement = intent.placement
+    if task == TEXT:
+        settings.source, settings.prompt = "TEXT", parameters.get("prompt", "")
+    else:
+        _restore_photo(settings, intent, provenance)
+    if panel == "create":
+        restore_mesh(settings, parameters)
+        settings.pivot = parameters.get("pivot", "cube")
+
+
+def _restore_photo(settings: bpy.types.PropertyGroup, intent: ApplyIntent, provenance: dict[str, Any]) -> None:
+    """The photo, its masks and its camera in the panel that it came from."""
+    parameters, more = provenance.get("parameters", {}), provenance.get("more_inputs", {})
+    settings.image = provenance.get("image_path", "")
     settings.show_background = intent.show_background
     settings.set_render_size = intent.set_render_size
+    if provenance.get("panel") == "compose":
+        from . import compose
+
+        compose.restore_scene(settings, more, parameters)
+        return
+    settings.mask, settings.mask_image = provenance.get("mask_path", ""), None
+    settings.occluder, settings.occluder_image = more.get("occluder", ""), None
     if provenance.get("panel") == "match":
         settings.move = intent.move
         settings.subject = "SELECTED" if intent.targets else "NEW"
-    elif provenance.get("panel") == "compose":
-        from . import compose
-
-        compose.restore_scene(settings, provenance.get("more_inputs", {}), parameters)
-    else:
+        return
+    settings.source = "PHOTO"
+    if provenance.get("system") != KISS[0]:
         settings.match_camera = intent.move == "CAMERA"
         settings.variants = int(parameters.get("hypotheses", 1))
-        settings.triangles = int(parameters.get("triangles", 0))
-        settings.texture_size = str(parameters.get("texture_size", 1024))
-        settings.normal_map = bool(parameters.get("normal_map", False))
         settings.splats = bool(parameters.get("splats", False))
-        settings.pivot = parameters.get("pivot", "cube")
-        photos.restore_photos(settings, provenance.get("more_inputs", {}))
-    if provenance.get("system") in [item[0] for item in _engines()]:
-        settings.engine = provenance["system"]
+    photos.restore_photos(settings, more)
+
+
+def restore_mesh(settings: bpy.types.PropertyGroup, parameters: dict[str, Any]) -> None:
+    """What a panel said about mesh and texture when a job had the `parameters`."""
+    settings.triangles = int(parameters.get("triangles", 0))
+    settings.texture_size = str(parameters.get("texture_size", 1024))
+    settings.normal_map = bool(parameters.get("normal_map", False))
 
 
 def provenance_of(record: JobRecord) -> dict[str, Any]:
@@ -159,18 +209,18 @@ def provenance_of(record: JobRecord) -> dict[str, Any]:
 
 
 def panel_of(record: JobRecord) -> str:
-    """The panel that the job came from: create, match or compose."""
-    if record.task in ("photo_to_scene", PROPOSALS):
-        return "compose"
-    if record.task == "match_mesh":
-        return "match"
+    """The panel that the job came from: create, match, compose or refine."""
+    if record.task in _PANELS:
+        return _PANELS[record.task]
     moves_in_match = record.origin.get("move") in ("OBJECT", "KNOWN")
     return "match" if moves_in_match or record.parameters.get("focal") else "create"
 
 
 def panel_settings(scene: bpy.types.Scene, panel: str) -> bpy.types.PropertyGroup:
-    """The settings of the panel create, match or compose."""
-    known = {"match": scene.maquette_match, "compose": scene.maquette_compose}
+    """The settings of the panel create, match, compose or refine."""
+    known = {
+        "match": scene.maquette_match, "compose": scene.maquette_compose, "refine": scene.maquette_refine,
+    }  # fmt: skip
     return known.get(panel, scene.maquette_create)
 
 
@@ -227,9 +277,3 @@ def _renewed(origin: dict[str, Any]) -> dict[str, Any]:
     """The intent, meant for the scene in front of the artist now."""
     scene = bpy.context.scene
     return origin | {"blender": session.BLENDER_RUN, "scene_uid": scene.session_uid, "scene_name": scene.name}
-
-
-def _engines() -> list[tuple[str, str, str, int]]:
-    from ..properties import engine_items
-
-    return engine_items(None, None)

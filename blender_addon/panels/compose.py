@@ -72,7 +72,7 @@ class MAQUETTE_PT_compose(widgets.SidebarPanel, bpy.types.Panel):
         column.use_property_split = True
         column.use_property_decorate = False
         column.prop(settings, "engine")
-        draw_choice(column, settings)
+        draw_choice(column, settings, settings.engine)
         column.prop(settings, "size")
         row = layout.row()
         row.scale_y = 1.6

@@ -6,12 +6,13 @@ import bpy
 
 from ..operators import requesting
 from ..runtime import job_reports, session
-from ..runtime.job_store import JobRecord
+from ..runtime.job_store import BUNDLE, JobRecord
 from ..scene import provenance
 from . import widgets
 
 MOST_SHOWN = 12  # drawing more costs time in every redraw; the rest follow when some are removed
 VARIANT_COLUMNS = 3
+HALF_SCALE = 5.6  # two halves of a wide picture fill such a sidebar
 VARIANT_SCALE = 4.0  # of a button's height: three beside each other fill a sidebar as wide as Blender makes it
 _ICONS = {"done": "CHECKMARK", "failed": "ERROR", "cancelled": "X"}
 
@@ -48,6 +49,8 @@ def _draw_job(box: bpy.types.UILayout, context: bpy.types.Context, record: JobRe
         row.operator("maquette.cancel_job", text="", icon="CANCEL").job_id = record.job_id
     else:
         _draw_actions(column, record)
+    if record.active or record.job_id in session.get().unfolded:
+        _draw_sides(box, record)
     if record.downloaded and len(record.variants) > 1:
         _draw_variants(box, context, record)
     if record.failure is not None and record.state == "failed":
@@ -59,6 +62,15 @@ def _draw_job(box: bpy.types.UILayout, context: bpy.types.Context, record: JobRe
     for text in (record.waiting if record.applied == 0 else "", record.message if record.state == "done" else ""):
         if text:
             widgets.sentence(box, context, text, "INFO")
+
+
+def _draw_sides(box: bpy.types.UILayout, record: JobRecord) -> None:
+    """The pictures from four sides that the result is made from, as far as they are; nothing where there are none."""
+    halves = session.get().thumbnails.halves(record.job_id, job_reports.PREVIEW if record.active else BUNDLE)
+    if halves:
+        row = box.row(align=True)
+        for icon in halves:
+            row.template_icon(icon_value=icon, scale=HALF_SCALE)
 
 
 def _draw_variants(box: bpy.types.UILayout, context: bpy.types.Context, record: JobRecord) -> None:
@@ -78,6 +90,9 @@ def _draw_actions(column: bpy.types.UILayout, record: JobRecord) -> None:
     if record.state == "done" and record.downloaded:
         text = "Apply Again" if record.applied else "Apply"
         row.operator("maquette.apply_result", text=text).job_id = record.job_id
+        if session.get().thumbnails.halves(record.job_id, BUNDLE):
+            shown = record.job_id in session.get().unfolded
+            row.operator("maquette.show_sides", text="", icon="IMAGE_DATA", depress=shown).job_id = record.job_id
         row.operator("maquette.open_job_folder", text="", icon="FILE_FOLDER").job_id = record.job_id
     elif record.state == "done":
         row.label(text="Receiving the result")

@@ -33,7 +33,7 @@ class MAQUETTE_PT_match(widgets.SidebarPanel, bpy.types.Panel):
             if not selected:
                 column.prop(settings, "placement")
         column.prop(settings, "engine")
-        draw_choice(column, settings)
+        draw_choice(column, settings, settings.engine)
         if not selected:
             column.prop(settings, "size")
         column.prop(settings, "seed")

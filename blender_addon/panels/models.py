@@ -8,7 +8,7 @@ from ...backend.contract.models import ModelInfo
 from ..operators import models as model_operators
 from ..runtime import session
 from ..runtime.backend_process import State
-from ..runtime.model_manager import PUBLISHED, ModelManager
+from ..runtime.model_manager import ModelManager
 from . import widgets
 
 
@@ -40,9 +40,9 @@ class MAQUETTE_PT_models(widgets.SidebarPanel, bpy.types.Panel):
                 box.operator("maquette.copy_report")
 
 
-def draw_choice(column: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
-    """The choice of weights, once there is one."""
-    if session.get().models.installed(PUBLISHED) or settings.weights != "mini":
+def draw_choice(column: bpy.types.UILayout, settings: bpy.types.PropertyGroup, engine: str) -> None:
+    """The choice of weights, once there is one for the engine: its published ones are listed by its name."""
+    if session.get().models.installed(engine) or settings.weights != "mini":
         column.prop(settings, "weights")
 
 

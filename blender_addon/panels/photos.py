@@ -6,6 +6,7 @@ from pathlib import PurePath
 
 import bpy
 
+from ..engines import KISS
 from . import widgets
 
 EMPTY = "Several photos of one object, taken from different sides, give a better shape. Add the others here."
@@ -36,6 +37,11 @@ class MAQUETTE_PT_create_photos(widgets.SidebarPanel, bpy.types.Panel):
     bl_label = "More Photos"
     bl_parent_id = "MAQUETTE_PT_create"
     bl_options = {"DEFAULT_CLOSED"}
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        settings = context.scene.maquette_create
+        return settings.source == "PHOTO" and (settings.engine != KISS[0] or len(settings.photos) > 0)
 
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = self.layout, context.scene.maquette_create

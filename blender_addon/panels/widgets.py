@@ -74,11 +74,11 @@ def _mask_row(column: bpy.types.UILayout, settings: bpy.types.PropertyGroup, kin
         button.target, button.kind = target, kind
 
 
-def steps_row(column: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
+def steps_row(column: bpy.types.UILayout, settings: bpy.types.PropertyGroup, engine: str = "") -> None:
     """The number of steps; beside 0 how many that are with the chosen weights, where that is known."""
     row = column.row()
     row.prop(settings, "steps")
-    usual = USUAL_STEPS.get((settings.engine, settings.weights))
+    usual = USUAL_STEPS.get((engine or settings.engine, settings.weights))
     if settings.steps == 0 and usual:
         row.label(text=f"takes {usual}")
 

@@ -35,7 +35,8 @@ from ...backend.contract.messages import (
     from_json,
     to_json,
 )
-from .job_store import kept_name
+from . import wide_pictures
+from .job_store import BUNDLE, kept_name
 
 logger = logging.getLogger(__name__)
 
@@ -279,6 +280,7 @@ def _execute(client: _Client, command: Command) -> Report | None:
         return _fetch(client, command)
     if isinstance(command, FetchPreview):
         client.download(command.sha256, command.path)
+        _split(command.path)
         return PreviewFetched(command.job_id, command.path)
     if isinstance(command, CancelJob):
         client.call("DELETE", f"/jobs/{command.job_id}")
@@ -308,9 +310,19 @@ def _fetch(client: _Client, command: FetchJob) -> JobFetched:
         path = command.folder / artifact.name
         if not _is_complete(path, artifact):
             client.download(artifact.sha256, path)
+    if (command.folder / BUNDLE).is_file():
+        _split(command.folder / BUNDLE)
     report_path = command.folder / "report.json"
     report = json.loads(report_path.read_text("utf-8")) if report_path.is_file() else {}
     return JobFetched(summary, report if isinstance(report, dict) else {})
+
+
+def _split(path: Path) -> None:
+    """Have the panels show a wide picture; without it the result is as good."""
+    try:
+        wide_pictures.write_halves(path)
+    except (OSError, MaquetteError) as error:
+        logger.warning("%s is not shown: %s", path.name, error)
 
 
 def _is_complete(path: Path, artifact: Artifact) -> bool:

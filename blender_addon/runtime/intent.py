@@ -13,7 +13,7 @@ MOVES = ("NONE", "CAMERA", "OBJECT", "KNOWN")  # KNOWN: camera and place are giv
 
 @dataclass(frozen=True)
 class MatchTarget:
-    """An object of the scene that was sent to be matched, and its world matrix then (16 numbers, row by row).
+    """An object of the scene that was sent to be matched or refined, and its world matrix then (16 numbers by row).
 
     `uid` is its `session_uid`, which holds in this `blender` run while the scene with `scene_uid` is open.
     """
@@ -34,7 +34,9 @@ class ApplyIntent:
 
     `blender` is a number of this run of Blender and `scene_uid` the scene's `session_uid` in it: together they name the
     scene although it may be renamed, and no scene at all once another file was opened. `targets` are the objects that
-    a result belongs to, where it adds none.
+    a result belongs to. `offset` moves the result from the place it would have, in a row of several. A mesh that was
+    sent stood in the world where `cube_to_world` (16 numbers, row by row) puts the cube it was brought into; with
+    `replace` its object gets the result.
     """
 
     blender: str
@@ -47,11 +49,16 @@ class ApplyIntent:
     show_background: bool = True
     set_render_size: bool = True
     targets: tuple[MatchTarget, ...] = ()
+    offset: tuple[float, ...] = (0.0, 0.0, 0.0)
+    cube_to_world: tuple[float, ...] = ()
+    replace: bool = False
 
     def __post_init__(self) -> None:
         require(self.placement in PLACEMENTS, "placement", "one of " + ", ".join(PLACEMENTS))
         require(self.move in MOVES, "move", "one of " + ", ".join(MOVES))
         require(len(self.cursor) == 3, "cursor", "three numbers")
+        require(len(self.offset) == 3, "offset", "three numbers")
+        require(len(self.cube_to_world) in (0, 16), "cube_to_world", "sixteen numbers or none")
 
 
 def intent_to_json(intent: ApplyIntent) -> dict[str, Any]:

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 ACTIVE_STATES = ("sending", "queued", "running")
 """A job that still wants the backend. `sending` is the add-on's own state: the backend has not confirmed it yet."""
 
+BUNDLE = "bundle.png"  # the artifact that shows the pictures from four sides which a result was made from
 _VARIANT = re.compile(r"hypothesis_\d+\.png")
 _PROGRESS = {"stage", "fraction", "position", "message", "waiting"}
 

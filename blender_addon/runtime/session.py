@@ -19,7 +19,7 @@ from typing import Any
 import bpy
 
 from ...backend.contract.errors import Failure, MaquetteError
-from .. import package, properties
+from .. import engines, package
 from . import connection as wire
 from . import inputs
 from .backend_process import BackendProcess, State
@@ -81,6 +81,8 @@ class Session:
         self._last_sequence = 0
         self.results: dict[str, Task] = {}
         """Results read ahead by `disk`, by job, until they are applied."""
+        self.unfolded: set[str] = set()
+        """Finished jobs whose pictures from four sides are shown in the list."""
         self._held: set[str] = set()
         self._snapshot: Snapshot | None = None
         self._snapshot_key: Any = None
@@ -358,11 +360,14 @@ class Session:
 
     def _take_connected(self, report: wire.Connected) -> None:
         self._device = report.health.device
-        properties.set_engines([(s.name, s.title, s.missing or s.title) for s in report.systems])
+        engines.set_engines(
+            [(s.name, s.title, s.missing or s.title) for s in report.systems],
+            {s.name: s.tasks for s in report.systems},
+        )
         known = {summary.job_id for summary in report.jobs}
         for summary in report.jobs:
             self._reports.take_summary(summary)
-        for record in self.store.all():
+        for record in reversed(self.store.all()):  # in the order of the presses
             if record.job_id not in known and record.state == "sending":
                 self._send_job(record)
             elif record.job_id not in known and record.active:

@@ -1,5 +1,5 @@
 """Small pictures for the job list: of the work so far, then of the result and its variants. Loaded by the pump, never
-while drawing.
+while drawing. A picture from four sides is twice as wide as high; it is shown as two squares (`wide_pictures`).
 
 Blender decodes a picture when it is first drawn. Every job has a collection of its own, which is freed with the job.
 Main thread only.
@@ -11,6 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import bpy.utils.previews
+
+from .job_store import BUNDLE
+from .wide_pictures import half_paths
 
 RESULT, PREVIEW = "result", "preview"
 
@@ -29,15 +32,23 @@ class Thumbnails:
     def load_all(self, job_id: str, folder: Path, variants: Iterable[str]) -> None:
         """Load the pictures of a finished job in `folder`; `variants` are the files of its gallery."""
         self.load(job_id, folder / "thumbnail.png")
+        for half in half_paths(folder / BUNDLE):
+            self.load(job_id, half, half.stem)
         for name in variants:
             self.load(job_id, folder / name, name)
 
     def load_preview(self, job_id: str, path: Path) -> None:
         """Show the picture of a running job at `path`, or show it again because the file has changed."""
-        if self.has(job_id, PREVIEW):
-            self._jobs[job_id][PREVIEW].reload()
-        else:
-            self.load(job_id, path, PREVIEW)
+        for name, picture in ((PREVIEW, path), *((half.stem, half) for half in half_paths(path))):
+            if self.has(job_id, name):
+                self._jobs[job_id][name].reload()
+            else:
+                self.load(job_id, picture, name)
+
+    def halves(self, job_id: str, picture: str) -> tuple[int, ...]:
+        """The icons of the halves of a wide picture of the job (its file's name), none for no such picture."""
+        names = [half.stem for half in half_paths(Path(picture))]
+        return tuple(self.icon(job_id, name) for name in names if self.has(job_id, name))
 
     def has(self, job_id: str, name: str) -> bool:
         """Whether the picture is loaded."""

@@ -26,7 +26,8 @@ class Result:
 
     `size` in metres, `cursor` in world coordinates, `picture` the file for the background or None. With `more` photos
     of the object every photo gets a camera object of its own, the first one is made the scene's camera. `pivot` says
-    where the object has its origin: cube, base or centre. `splats` are shown in the mesh's place.
+    where the object has its origin: cube, base or centre. `splats` are shown in the mesh's place. `offset` moves the
+    object from where `placement` puts it.
     """
 
     title: str
@@ -43,6 +44,7 @@ class Result:
     more: tuple[PhotoCamera, ...] = ()
     pivot: str = "cube"
     splats: Splats | None = None
+    offset: tuple[float, ...] = (0.0, 0.0, 0.0)
 
 
 def apply_result(
@@ -62,6 +64,7 @@ def apply_result(
         matrix = placement.kept_matrix(matrix, importing.object_bounds(earlier), bounds * scale)
     else:
         matrix = placement.placed_matrix(bounds, scale, result.placement, result.cursor)
+        matrix = placement.translation(np.asarray(result.offset)) @ matrix
     solved = result.camera
     message = solved.message if solved is not None else ""
     if result.move != "NONE" and solved is not None:

@@ -40,11 +40,15 @@ _PASS_NAMES = {
 
 @dataclass(frozen=True)
 class CaptureCamera:
-    """One view: world_to_camera [4, 4] (rigid), intrinsics [3, 3] (normalised), size (width, height) in pixels."""
+    """One view: world_to_camera [4, 4] (rigid), intrinsics [3, 3] (normalised), size (width, height) in pixels.
+
+    clip: the least and the greatest distance that is seen.
+    """
 
     world_to_camera: np.ndarray
     intrinsics: np.ndarray
     size: tuple[int, int]
+    clip: tuple[float, float] = (1e-3, 1e5)
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def place_camera(camera: bpy.types.Object, render: bpy.types.RenderSettings, vie
     data.sensor_width = lens.sensor_mm
     data.lens = lens.lens_mm * scale
     data.shift_x, data.shift_y = lens.shift_x * scale, lens.shift_y * scale / lens.pixel_aspect
-    data.clip_start, data.clip_end = 1e-3, 1e5
+    data.clip_start, data.clip_end = view.clip
     render.resolution_x, render.resolution_y = width, height
     # Blender's pixel aspects are at least 1; fy / fx in pixels is the width of a pixel over its height.
     render.pixel_aspect_x, render.pixel_aspect_y = max(lens.pixel_aspect, 1.0), max(1.0 / lens.pixel_aspect, 1.0)
@@ -193,6 +197,9 @@ def _scratch_scene(
     created: list[bpy.types.ID] = []
     scene = bpy.data.scenes.new(_NAME)
     try:
+        # An animated object is rendered as it is now, not as on the first frame.
+        scene.frame_current = bpy.context.scene.frame_current
+        scene.frame_subframe = bpy.context.scene.frame_subframe
         _configure(scene, samples, threads)
         rig = _LightRig(scene, created)
         lens = bpy.data.cameras.new(_NAME)

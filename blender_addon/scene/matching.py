@@ -77,18 +77,21 @@ def find_targets(scene: bpy.types.Scene, targets: Sequence[SentObject]) -> list[
 
     Errors: `MaquetteError` naming the one that is gone.
     """
-    open_scenes = {item.session_uid for item in bpy.data.scenes}
     found = []
     for target in targets:
-        if target.uid is not None and target.scene_uid in open_scenes:
-            item = next((item for item in scene.objects if item.session_uid == target.uid), None)
-        else:
-            item = scene.objects.get(target.name)
+        item = find_target(scene, target)
         if item is None:
             text = f'"{target.name}" is not in this scene any more. Undo its removal, then press Apply.'
             raise MaquetteError("bad_input", text)
         found.append(item)
     return found
+
+
+def find_target(scene: bpy.types.Scene, target: SentObject) -> bpy.types.Object | None:
+    """The object that was sent, whatever it is called now, by name once its file was opened anew; None for none."""
+    if target.uid is not None and target.scene_uid in {item.session_uid for item in bpy.data.scenes}:
+        return next((item for item in scene.objects if item.session_uid == target.uid), None)
+    return scene.objects.get(target.name)
 
 
 def followed(world_to_camera: np.ndarray, before: Sequence[float], target: bpy.types.Object) -> np.ndarray:

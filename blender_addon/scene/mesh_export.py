@@ -19,10 +19,16 @@ COLORED_TRIANGLES = 250_000  # up to here every corner gets a colour of its own,
 SHAPES = {"MESH", "CURVE", "SURFACE", "META", "FONT"}
 
 
-def world_mesh(objects: Sequence[bpy.types.Object], depsgraph: bpy.types.Depsgraph) -> MeshData:
+def world_mesh(
+    objects: Sequence[bpy.types.Object],
+    depsgraph: bpy.types.Depsgraph,
+    colored: bool = True,
+    most: int = MOST_TRIANGLES,
+) -> MeshData:
     """The surfaces of `objects` as they are rendered. Errors: `MaquetteError` when there is none or it is too large.
 
-    Instances that one of the objects makes (geometry nodes, collections, particles) belong to it.
+    Instances that one of the objects makes (geometry nodes, collections, particles) belong to it. Without colours
+    (`colored`) the triangles share their vertices. `most` is how many triangles there may be.
     """
     wanted = {item.original for item in objects}
     parts: list[MeshData] = []
@@ -37,10 +43,10 @@ def world_mesh(objects: Sequence[bpy.types.Object], depsgraph: bpy.types.Depsgra
             if mesh is None or not len(mesh.polygons):
                 continue
             total += len(mesh.loop_triangles) if len(mesh.loop_triangles) else len(mesh.polygons)
-            if total > MOST_TRIANGLES:
-                text = "The mesh has more than 20 million triangles. Give it a Decimate modifier and try again."
+            if total > most:
+                text = f"The mesh has more than {most:,} triangles. Give it a Decimate modifier and try again."
                 raise MaquetteError("bad_input", text)
-            parts.append(_part(mesh, shape, np.array(instance.matrix_world, np.float64)))
+            parts.append(_part(mesh, shape, np.array(instance.matrix_world, np.float64), colored))
         finally:
             shape.to_mesh_clear()
     if not parts:
@@ -48,7 +54,7 @@ def world_mesh(objects: Sequence[bpy.types.Object], depsgraph: bpy.types.Depsgra
     return _joined(parts)
 
 
-def _part(mesh: bpy.types.Mesh, shape: bpy.types.Object, matrix: np.ndarray) -> MeshData:
+def _part(mesh: bpy.types.Mesh, shape: bpy.types.Object, matrix: np.ndarray, colored: bool) -> MeshData:
     """One evaluated mesh in world space, in triangles."""
     mesh.calc_loop_triangles()
     count = len(mesh.loop_triangles)
@@ -64,7 +70,7 @@ def _part(mesh: bpy.types.Mesh, shape: bpy.types.Object, matrix: np.ndarray) -> 
         text = f'"{shape.name}" has places that are not finite numbers. Repair the mesh and try again.'
         raise MaquetteError("bad_input", text)
     colors = None
-    if count <= COLORED_TRIANGLES:
+    if colored and count <= COLORED_TRIANGLES:
         colors = material_colors.corner_colors(mesh, shape, corners)
     if colors is not None:  # a colour a corner: no vertex is shared
         world, faces = world[faces], np.arange(3 * count, dtype=np.int32)

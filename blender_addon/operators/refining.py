@@ -1,0 +1,243 @@
+"""From the selected mesh to a job that refines it. Blender looks at the mesh from four sides first, one view a tick of
+a timer, so that the artist can go on, or cancel. Plain functions; the operators in `refine` call them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+import bpy
+import numpy as np
+
+from ...backend.contract.errors import MaquetteError
+from ...backend.contract.meshes import MeshData, mesh_to_bytes
+from ..engines import REFINE
+from ..runtime import pump, session, wide_pictures
+from ..runtime.inputs import new_input_path
+from ..runtime.intent import ApplyIntent, MatchTarget, intent_to_json
+from ..runtime.job_reports import PREVIEW
+from ..runtime.job_store import JobRecord
+from ..scene import bundle_capture, compat, guard, mesh_export
+from ..scene.matching import SentObject, find_target
+from . import requesting
+from .text import clean_prompt
+
+logger = logging.getLogger(__name__)
+
+MOST_TRIANGLES = 1_000_000  # a finer mesh shows nothing more in pictures of 512 pixels
+LEAST_AREA = 1e-6  # of the surface, where the longest side is 1
+MOST_STRETCH = 1e6  # longest over shortest axis of an object that has a size
+TICK_SECONDS, WAIT_SECONDS = 0.05, 0.5
+# What Blender itself calls new objects: says nothing about what the artist made of them.
+_PLAIN_NAMES = {"cube", "sphere", "icosphere", "cylinder", "cone", "torus", "plane", "circle", "grid", "mesh", "object"}
+_KINDS = {"CAMERA": "a camera", "LIGHT": "a light", "EMPTY": "an empty", "ARMATURE": "an armature"}
+
+
+@dataclass
+class Looking:
+    """A mesh that is being looked at: what the job will be, and the tiles seen so far."""
+
+    record: JobRecord
+    target: SentObject
+    cube_to_world: np.ndarray
+    mesh: MeshData
+    tiles: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+
+
+_looking: Looking | None = None
+_trouble = ""
+
+
+def progress() -> tuple[str, int]:
+    """Name of the mesh that is being looked at and how many of its views are done; "" for none."""
+    return (_looking.record.title, len(_looking.tiles)) if _looking is not None else ("", 0)
+
+
+def trouble() -> str:
+    """Why the last mesh could not be looked at; mostly empty."""
+    return _trouble
+
+
+def begin(context: bpy.types.Context) -> JobRecord:
+    """Start to look at the selected mesh; its job is sent when all views are there. Errors: `MaquetteError`."""
+    global _looking, _trouble
+    if _looking is not None:
+        raise MaquetteError("bad_input", f'"{_looking.record.title}" is being looked at. Wait a moment, or cancel it.')
+    _looking, _trouble = looking_at(context), ""
+    if not bpy.app.background and not bpy.app.timers.is_registered(advance):
+        bpy.app.timers.register(advance, first_interval=TICK_SECONDS, persistent=True)
+    return _looking.record
+
+
+def cancel() -> None:
+    """Stop looking; nothing was sent."""
+    global _looking
+    _looking = None
+
+
+def stop() -> None:
+    """Stop looking and take the timer away."""
+    cancel()
+    if bpy.app.timers.is_registered(advance):
+        bpy.app.timers.unregister(advance)
+
+
+def advance() -> float | None:
+    """Render the next view, after the last one send the job. Returns the seconds until the next call, None at the end.
+
+    The border of the timer: a failure is kept for the panel to show.
+    """
+    global _looking, _trouble
+    if _looking is None:
+        return None
+    if guard.waiting_reason():
+        return WAIT_SECONDS
+    try:
+        with compat.window_context():
+            _look(_looking)
+        done = len(_looking.tiles) == bundle_capture.VIEWS
+        if done:
+            _send(_looking)
+    except MaquetteError as error:
+        done, _trouble = True, str(error)
+    except Exception:
+        logger.exception("a mesh could not be looked at")
+        done, _trouble = True, "The mesh could not be looked at. Save the file, and try again after a restart."
+    if done:
+        _looking = None
+    pump.redraw()
+    return None if done else TICK_SECONDS
+
+
+def looking_at(context: bpy.types.Context) -> Looking:
+    """What to look at and for what, as selection and panel say. Errors: `MaquetteError` with one sentence."""
+    scene, settings = context.scene, context.scene.maquette_refine
+    if context.mode != "OBJECT":
+        raise MaquetteError("bad_input", "The mesh is being edited. Switch to Object Mode and try again.")
+    prompt = clean_prompt(settings.prompt)
+    if settings.purpose == "EDIT" and not prompt:
+        raise MaquetteError("bad_input", 'There is no text. Say what the result is to be, for example "a red chair".')
+    item = chosen_object(context)
+    if settings.destination == "REPLACE":
+        _check_replaceable(item)
+    matrix = np.array(item.matrix_world, np.float64)
+    if np.linalg.cond(matrix[:3, :3]) > MOST_STRETCH:
+        raise MaquetteError("bad_input", f'"{item.name}" is scaled to nothing. Give it a size and try again.')
+    mesh = mesh_export.world_mesh([item], context.evaluated_depsgraph_get(), colored=False, most=MOST_TRIANGLES)
+    cube_to_world = bundle_capture.cube_frame(mesh.vertices, matrix)
+    mesh = dataclasses.replace(mesh, vertices=bundle_capture.to_cube(mesh.vertices, cube_to_world))
+    corners = mesh.vertices[mesh.faces].astype(np.float64)
+    crossed = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    if np.linalg.norm(crossed, axis=1).sum() / 2 < LEAST_AREA:
+        raise MaquetteError("bad_input", f'"{item.name}" has no surface to look at. Select another mesh.')
+    target = MatchTarget(
+        session.BLENDER_RUN, scene.session_uid, item.session_uid, item.name, tuple(matrix.ravel().tolist())
+    )
+    intent = ApplyIntent(
+        session.BLENDER_RUN, scene.session_uid, scene.name, move="NONE", show_background=False, set_render_size=False,
+        targets=(target,), cube_to_world=tuple(cube_to_world.ravel().tolist()),
+        replace=settings.destination == "REPLACE",
+    )  # fmt: skip
+    parameters = parameters_of(settings, prompt or words_of(item.name))
+    record = JobRecord(
+        uuid.uuid4().hex, item.name, settings.engine, REFINE, parameters, intent_to_json(intent), "", time.time()
+    )
+    sent = SentObject(target.uid, target.scene_uid, target.name, target.matrix)
+    return Looking(record, sent, cube_to_world, mesh)
+
+
+def chosen_object(context: bpy.types.Context) -> bpy.types.Object:
+    """The active object if it is selected, else the only selected one; it shows a surface. Errors: `MaquetteError`."""
+    picked, active = context.selected_objects, context.view_layer.objects.active
+    if not picked:
+        raise MaquetteError("bad_input", "Nothing is selected. Select the mesh to refine.")
+    if active not in picked and len(picked) > 1:
+        raise MaquetteError("bad_input", f"{len(picked)} objects are selected. Select the one mesh to refine.")
+    item = active if active in picked else picked[0]
+    instances = item.type == "EMPTY" and item.instance_type == "COLLECTION"
+    if item.type not in mesh_export.SHAPES and not instances:
+        kind = _KINDS.get(item.type, "no mesh")
+        raise MaquetteError("bad_input", f'"{item.name}" is {kind}. Select the mesh to refine.')
+    if item.hide_render:
+        raise MaquetteError("bad_input", f'"{item.name}" is hidden from renders. Show it there and try again.')
+    return item
+
+
+def parameters_of(settings: bpy.types.PropertyGroup, prompt: str) -> dict[str, Any]:
+    """The parameters of the job that the Refine panel describes."""
+    strength = settings.edit_strength if settings.purpose == "EDIT" else settings.enhance_strength
+    wanted = {
+        "prompt": prompt, "strength": round(strength, 4), "seed": settings.seed, "steps": settings.steps or None,
+        "weights": settings.weights,
+    }  # fmt: skip
+    return wanted | requesting.mesh_parameters(settings)
+
+
+def words_of(name: str) -> str:
+    """An object's name as words: "WoodenChair_01.002" says "wooden chair"; a name that says nothing, "an object"."""
+    words = re.sub(r"([a-z])([A-Z])", r"\1 \2", re.sub(r"[\d_.\-]+", " ", name)).lower().split()
+    return "an object" if not words or set(words) <= _PLAIN_NAMES else " ".join(words)
+
+
+def restore_refine(settings: bpy.types.PropertyGroup, intent: ApplyIntent, parameters: dict[str, Any]) -> None:
+    """Make the panel what it was when a job had the `parameters`."""
+    settings.prompt = parameters.get("prompt", "")
+    strength = float(parameters.get("strength", settings.enhance_strength))
+    settings.enhance_strength = settings.edit_strength = strength
+    settings.destination = "REPLACE" if intent.replace else "BESIDE"
+    requesting.restore_mesh(settings, parameters)
+
+
+def _check_replaceable(item: bpy.types.Object) -> None:
+    if item.type != "MESH":
+        text = f'"{item.name}" cannot get a mesh. Convert it to a mesh, or have the result put beside it.'
+        raise MaquetteError("bad_input", text)
+    if item.library is not None or item.override_library is not None:
+        text = f'"{item.name}" belongs to another file. Have the result put beside it.'
+        raise MaquetteError("bad_input", text)
+
+
+def _look(looking: Looking) -> None:
+    """Render one more view. Errors: `MaquetteError` when the object is gone or was moved meanwhile."""
+    name = looking.record.title
+    scene = next((item for item in bpy.data.scenes if item.session_uid == looking.target.scene_uid), None)
+    item = find_target(scene, looking.target) if scene is not None else None
+    if item is None:
+        raise MaquetteError("bad_input", f'"{name}" went away while it was looked at. Select a mesh and try again.')
+    if not np.array_equal(np.array(item.matrix_world, np.float64).ravel(), looking.target.matrix):
+        raise MaquetteError("bad_input", f'"{name}" was moved while it was looked at. Try again.')
+    looking.tiles.append(bundle_capture.render_tiles([item], len(looking.tiles), looking.cube_to_world))
+
+
+def _send(looking: Looking) -> None:
+    """Write picture and mesh into the job's folder and start it. Errors: `MaquetteError`."""
+    record = looking.record
+    if bundle_capture.is_empty(looking.tiles):
+        text = f'"{record.title}" cannot be seen in renders. Make it visible to the camera and try again.'
+        raise MaquetteError("bad_input", text)
+    current, more = session.get(), {}
+    store = current.open_folder()
+    files = {
+        "bundle": (".png", bundle_capture.bundle_png(looking.tiles)),
+        "mesh": (".mesh", mesh_to_bytes(looking.mesh)),
+    }
+    preview = store.artifact_path(record.job_id, PREVIEW)
+    try:
+        for name, (ending, data) in files.items():
+            path = new_input_path(store, record.job_id, name, ending)
+            path.write_bytes(data)
+            more[name] = str(path)
+        preview.write_bytes(files["bundle"][1])
+        wide_pictures.write_halves(preview)
+    except OSError as error:
+        raise MaquetteError(
+            "disk_full", "The mesh cannot be written. Free some space and try again.", repr(error), "free_disk"
+        ) from error
+    requesting.submit_record(dataclasses.replace(record, created=time.time(), more_inputs=more))
+    current.thumbnails.load_preview(record.job_id, preview)
