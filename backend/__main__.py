@@ -1,4 +1,4 @@
-"""The backend's command line: `python -m backend serve | generate | evaluate | train | models | systems`.
+"""The backend's command line: `python -m backend serve | generate | batch | evaluate | train | models | systems`.
 
 Each command is imported only when it is asked for, so `--help` needs no torch.
 """
@@ -20,6 +20,7 @@ logger = logging.getLogger("backend")
 COMMANDS = {
     "serve": ("backend.server.serve:main", "run the backend process that the extension talks to"),
     "generate": ("backend.systems.command:main", "make a 3D object from a picture, with its camera, or from text"),
+    "batch": ("backend.systems.batch_command:main", "make an object of every line of a text file, or of every photo"),
     "evaluate": ("backend.evaluation.cupid:main", "measure a system on unseen views of a folder of GLB files"),
     "train": ("backend.training.cli:main", "train a stage of a system"),
     "models": ("backend.catalog.command:main", "list, install, import or remove published weights"),
