@@ -36,10 +36,10 @@ PHOTO_SHARE = 0.4  # of the batches: with photo tokens
 PHOTO_ONLY = 0.5  # of the pictures in those: without their sentence
 NOISE_SHIFT = 2.0  # noisy times are drawn more often, half as strongly as they are sampled (shift 3)
 LATENT_NOISE = 0.03  # added to latents before they are decoded: what the flow makes is never exact
-LATENT_LIMIT = 6.0  # larger latents cost
+LATENT_LIMIT = 12.0  # larger latents cost
 LINEAR_TILES = 4000  # whose principal components the autoencoder starts as
 CROP = 32  # pixels of what the autoencoder learns from: most of a tile is white
-EDGE_WEIGHT = 1.0  # of the difference of neighbouring pixels, against the pixels themselves
+EDGE_WEIGHT = 0.25  # of the difference of neighbouring pixels, against the pixels themselves
 LORA_RANK = 16
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
 BLUR = 4  # the tile condition's bundle is blurred down and up by at most this
@@ -189,10 +189,11 @@ class Vae(Stage):
         if int(torch.randint(2, (1,), generator=generator)):
             tiles = tiles.flip(-1)
         decoded, pictures, latents = self._reconstruct(tiles, generator, LATENT_NOISE)
-        pixels = (decoded - pictures).abs().mean()
+        squared = (decoded - pictures).square()
+        pixels = (decoded - pictures).abs().mean() + 4.0 * squared.mean()
         edges = sum((decoded.diff(dim=axis) - pictures.diff(dim=axis)).abs().mean() for axis in (2, 3))
         size = functional.relu(latents.abs() - LATENT_LIMIT).mean()
-        error = ((decoded.detach() - pictures) / 2).square().mean()
+        error = squared.detach().mean() / 4
         return pixels + EDGE_WEIGHT * edges + size, {"psnr": float(-10 * torch.log10(error))}
 
     def validate(self) -> dict[str, float]:

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 PATCH = 8  # pixels along a latent
 FOLD = 4  # pixels along a place of the finer convolutions
-WHITENING = 0.25  # latents are divided by their variance to this power: 0.5 would make all equally loud
+WHITENING = 0.125  # latents are divided by their variance to this power: 0.5 would make all equally loud
 
 
 class Block(nn.Module):
