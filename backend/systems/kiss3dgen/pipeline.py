@@ -1,0 +1,229 @@
+"""The system "kiss3dgen": a sentence, a photo or a mesh becomes a bundle of views, the bundle a mesh (spec section 1).
+
+Stage I samples the bundle (`flux/`), Stage II makes the mesh (`reconstruct.py`). What the three tasks differ in is what
+Stage I is told and where it starts; `flows.json` has the numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from backend.contract import meshes
+from backend.contract.errors import MaquetteError
+from backend.contract.meshes import MeshData
+from backend.contract.messages import SystemInfo
+from backend.formats import glb
+from backend.formats.images import decode_image, encode_png
+from backend.nn.devices import best_device
+from backend.systems.base import ArtifactData, Hooks, RunResult
+from backend.systems.cupid import preprocess
+from backend.systems.cupid.masking import find_object
+from backend.systems.cupid.results import peak_mib, thumbnail
+from backend.systems.finishing import with_pivot
+from backend.systems.kiss3dgen import bundle, reconstruct
+from backend.systems.kiss3dgen.flows import StageOneFlow, read_flows
+from backend.systems.kiss3dgen.flux import places
+from backend.systems.kiss3dgen.flux.networks import FluxNetworks, load_flux
+from backend.systems.kiss3dgen.flux.sampler import generate_bundle
+from backend.systems.kiss3dgen.request import Request, parse_request
+
+TEXT, IMAGE, MESH = "text_to_3d", "image_to_3d", "refine_mesh"
+STAGES = ("prepare", "sample_bundle", *reconstruct.STAGES)
+NARROW = "The small weights know game props and furniture; expect less of anything else."
+"""What an artist should know of mini whatever was asked."""
+EMPTY = "The bundle shows no object, so there is no mesh; try another seed or say what it is in other words."
+
+TaskFunction = Callable[[FluxNetworks, dict[str, bytes], Request, Hooks], RunResult]
+
+
+class KissSystem:
+    """The system "kiss3dgen" (see `backend.systems.base.System`)."""
+
+    name = "kiss3dgen"
+    title = "Kiss3DGen"
+    tasks = (TEXT, IMAGE, MESH)
+    stages = STAGES
+
+    def __init__(self, device: str | None = None) -> None:
+        self.device = device or os.environ.get("MAQUETTE_DEVICE") or str(best_device())
+        self._loaded: tuple[tuple[Any, ...], FluxNetworks] | None = None
+
+    def info(self) -> SystemInfo:
+        """Ready when mini's weights are there."""
+        try:
+            found = places.folder_places(places.MINI_FOLDER)
+        except MaquetteError:
+            found = {}
+        missing = [role for role in ("transformer", "vae") if role not in found]
+        note = f"The weights of {missing[0]} are not installed." if missing else ""
+        return SystemInfo(self.name, self.title, self.tasks, self.stages, not missing, note, "MIT")
+
+    def run(self, task: str, inputs: dict[str, bytes], parameters: dict[str, Any], hooks: Hooks) -> RunResult:
+        """Do the task; its function says which inputs it takes. Errors: `MaquetteError`."""
+        if task not in TASKS:
+            raise MaquetteError("bad_input", f"Kiss3DGen cannot do {task!r}; choose one of {', '.join(TASKS)}.")
+        request = parse_request(parameters)
+        hooks.stage("prepare")
+        return TASKS[task](self.networks(request), inputs, request, hooks)
+
+    def networks(self, request: Request) -> FluxNetworks:
+        """Stage I's networks for a request; kept until other ones are asked for. Errors: `MaquetteError`."""
+        seed = request.seed if request.weights == "random" else 0
+        key = (request.weights, request.config, request.base, seed, request.profile)
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = None  # the memory is needed for the new ones
+            loaded = load_flux(request.weights, request.config, request.base, self.device, seed, request.profile)
+            self._loaded = (key, loaded)
+        return self._loaded[1]
+
+
+def flow_of(networks: FluxNetworks, name: str) -> StageOneFlow:
+    """The row of `flows.json`; small weights have rows of their own, without what they do not carry."""
+    flows = read_flows()
+    own = f"{name}_mini"
+    return flows.stage_one(own if networks.settings.text == "minilm" and own in flows.stage1 else name)
+
+
+def bundle_from_text(networks: FluxNetworks, request: Request, hooks: Hooks) -> np.ndarray:
+    """The bundle picture [2S,4S,3] of the request's prompt. Errors: `MaquetteError` bad_input without one."""
+    if not request.prompt.strip():
+        raise MaquetteError("bad_input", "There is no text; write what to make, for example: a wooden chair.")
+    hooks.stage("sample_bundle")
+    settings = flow_of(networks, "text").settings(request.steps if request.steps else networks.settings.steps)
+    return generate_bundle(networks, request.prompt.strip(), settings, _generator(request), hooks)
+
+
+def bundle_from_photo(networks: FluxNetworks, photo: np.ndarray, request: Request, hooks: Hooks) -> np.ndarray:
+    """The bundle picture [2S,4S,3] of a photo [H,W,3] of the object on white, through the Redux image prior."""
+    hooks.stage("sample_bundle")
+    settings = flow_of(networks, "image_redux").settings(request.steps if request.steps else networks.settings.steps)
+    prompt = request.prompt.strip()
+    return generate_bundle(networks, prompt, settings, _generator(request), hooks, photo=photo)
+
+
+def bundle_from_bundle(networks: FluxNetworks, picture: np.ndarray, request: Request, hooks: Hooks) -> np.ndarray:
+    """The bundle picture [2S,4S,3] of a rendered one [2S',4S',3], enhanced, or edited as the prompt says."""
+    hooks.stage("sample_bundle")
+    flow = flow_of(networks, "mesh")
+    settings = flow.settings(request.steps if request.steps else networks.settings.steps, request.strength)
+    control = picture if flow.needs_control and "controlnet" in networks else None
+    if control is None:
+        settings = replace(settings, control_scale=0.0)
+    prompt = request.prompt.strip()
+    return generate_bundle(networks, prompt, settings, _generator(request), hooks, init=picture, control=control)
+
+
+def object_from_text(networks: FluxNetworks, inputs: dict[str, bytes], request: Request, hooks: Hooks) -> RunResult:
+    """Task text_to_3d: no inputs, the prompt is a parameter."""
+    _only(inputs, ())
+    picture = bundle_from_text(networks, request, hooks)
+    return _result(networks, picture, TEXT, request, hooks)
+
+
+def object_from_photo(networks: FluxNetworks, inputs: dict[str, bytes], request: Request, hooks: Hooks) -> RunResult:
+    """Task image_to_3d. inputs: image, and mask if there is one."""
+    _only(inputs, ("image", "mask"))
+    if "image" not in inputs:
+        raise MaquetteError("bad_input", "Kiss3DGen needs a picture for this; choose an image.", "", "choose_image")
+    photo, message = photo_on_white(inputs["image"], inputs.get("mask"))
+    if message:
+        hooks.message(message)
+    hooks.preview(encode_png(photo))
+    picture = bundle_from_photo(networks, photo, request, hooks)
+    return _result(networks, picture, IMAGE, request, hooks)
+
+
+def refined_object(networks: FluxNetworks, inputs: dict[str, bytes], request: Request, hooks: Hooks) -> RunResult:
+    """Task refine_mesh. inputs: bundle (the mesh's, a PNG of 2 x 4 tiles); mesh, which is not read by this flow."""
+    _only(inputs, ("bundle", "mesh"))
+    if "bundle" not in inputs:
+        raise MaquetteError("bad_input", "Kiss3DGen needs the bundle picture of the mesh; select a mesh.")
+    given = decode_image(inputs["bundle"])
+    pixels = given.rgba.astype(np.float32) / 255.0
+    shown = pixels[..., :3] * pixels[..., 3:] + 1.0 - pixels[..., 3:]
+    hooks.preview(inputs["bundle"])
+    picture = bundle_from_bundle(networks, shown, request, hooks)
+    return _result(networks, picture, MESH, request, hooks)
+
+
+TASKS: dict[str, TaskFunction] = {TEXT: object_from_text, IMAGE: object_from_photo, MESH: refined_object}
+
+
+def photo_on_white(image: bytes, mask: bytes | None) -> tuple[np.ndarray, str]:
+    """The object of a photo cut out, cropped as in training, on white: [S,S,3] float32 in [0,1]; and what to say of it.
+
+    Errors: `MaquetteError` bad_input.
+    """
+    picture = decode_image(image)
+    cutout = find_object(picture, mask)
+    try:
+        crop = preprocess.crop_to_content(np.dstack([picture.rgba[..., :3], cutout.alpha]))
+    except ValueError as error:
+        raise MaquetteError("bad_input", str(error), next_step="give_mask") from error
+    pixels = crop.image.astype(np.float32) / 255.0
+    message = cutout.message if cutout.source == "cut_out" else ""
+    return pixels[..., :3] * pixels[..., 3:] + 1.0 - pixels[..., 3:], message
+
+
+def mesh_of(picture: np.ndarray, request: Request, hooks: Hooks, device: str = "cpu") -> MeshData:
+    """The finished mesh of a bundle picture [2S,4S,3], in our cube. Errors: `MaquetteError` without an object."""
+    views = bundle.split(picture)
+    if not views.mask.any():
+        raise MaquetteError("bad_input", EMPTY)
+    start = request.start or "hull"
+    settings = reconstruct.ReconstructSettings(start=start, finish=request.finish, device=device)
+    return reconstruct.reconstruct(views, settings, hooks)
+
+
+def _result(networks: FluxNetworks, picture: np.ndarray, task: str, request: Request, hooks: Hooks) -> RunResult:
+    bundle_png = encode_png(picture)
+    hooks.preview(bundle_png)
+    mesh = mesh_of(picture, request, hooks, str(networks.device))
+    shown = thumbnail(mesh, None, None)
+    notes = [NARROW] if request.weights == "mini" else []
+    for note in notes:
+        hooks.message(note)
+    glb_bytes = glb.mesh_to_glb(with_pivot(mesh, request.pivot), "Maquette object")
+    hooks.finish()
+    report: dict[str, Any] = {
+        "system": KissSystem.name,
+        "task": task,
+        "prompt": request.prompt.strip(),
+        "seed": request.seed,
+        "steps": request.steps or networks.settings.steps,
+        "weights": request.weights,
+        "config": request.config,
+        "base": request.base if request.weights != "mini" else "",
+        "tile": networks.settings.tile,
+        "vertices": len(mesh.vertices),
+        "triangles": len(mesh.faces),
+        "normal_map": bool(mesh.normal_map),
+        "notes": notes,
+        "peak_mib": peak_mib(),
+        "seconds": {name: round(value, 4) for name, value in hooks.seconds.items()},
+    }
+    artifacts = (
+        ArtifactData("asset.mesh", meshes.mesh_to_bytes(mesh), meshes.MEDIA_TYPE),
+        ArtifactData("asset.glb", glb_bytes, glb.MEDIA_TYPE),
+        ArtifactData("bundle.png", bundle_png, "image/png"),
+        ArtifactData("thumbnail.png", shown, "image/png"),
+        ArtifactData("report.json", json.dumps(report, indent=1).encode(), "application/json"),
+    )
+    return RunResult(artifacts, report)
+
+
+def _generator(request: Request) -> torch.Generator:
+    return torch.Generator().manual_seed(request.seed)
+
+
+def _only(inputs: dict[str, bytes], known: tuple[str, ...]) -> None:
+    unknown = sorted(set(inputs) - set(known))
+    if unknown:
+        raise MaquetteError("bad_input", f"This task takes no input {unknown[0]!r}; remove it.")
