@@ -174,7 +174,7 @@ def load_flux(
     """
     if profile is not None and profile not in PROFILES:
         raise MaquetteError("bad_input", f"There is no profile {profile[:40]!r}; choose one of: {', '.join(PROFILES)}.")
-    chosen = places.find_base(base)
+    chosen = places.installed_base(base) if weights == PUBLISHED else places.find_base(base)
     values = read_config("full" if weights == PUBLISHED else config)
     entries: dict[str, Mapping[str, Any]] = {
         role: values["networks"][role] for role in ROLES if role in values["networks"]
@@ -204,7 +204,9 @@ def load_flux(
     if lora is not None:
         file = places.published_lora(lora) if lora in places.LORA_FILES else Path(lora)
         networks.use_lora(read_lora(file, parts["transformer"].entry), lora_scale)
-    logger.info("Kiss3DGen %s weights, base %s, profile %s on %s: %s", weights, base, profile, device, ", ".join(parts))
+    logger.info(
+        "Kiss3DGen %s weights, base %s, profile %s on %s: %s", weights, chosen.name, profile, device, ", ".join(parts)
+    )
     return networks
 
 

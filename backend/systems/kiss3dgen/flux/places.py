@@ -26,6 +26,8 @@ PUBLISHED = {
     "redux": ("flux1_redux", "image_embedder/diffusion_pytorch_model"),
 }
 """Role -> (catalogue entry, place of its files without suffix), beside the transformer, which the base decides."""
+PACKINGS = {"dev": "dev_fp8", "dev_fp8": "dev"}
+"""The same base model in other files."""
 LORA = "kiss3dgen"
 LORA_FILES = {"image": "rgb_normal", "mesh": "rgb_normal_redux"}
 """The published LoRA for text and photos, and the one for meshes (spec section 2)."""
@@ -97,6 +99,17 @@ def folder_places(folder: Path) -> dict[str, Place]:
         if description.exists() and tensor_files(folder / role):
             places[role] = Place(folder / role, json.loads(description.read_text(encoding="utf-8")))
     return places
+
+
+def installed_base(name: str) -> Base:
+    """The base model `name`, or the same in another packing where only that is installed. Errors: as `find_base`."""
+    base, other = find_base(name), PACKINGS.get(name)
+    root = models_folder()
+    if other is not None and not is_installed(root, find_model(base.model)):
+        packed = find_base(other)
+        if is_installed(root, find_model(packed.model)):
+            return packed
+    return base
 
 
 def published_places(base: Base) -> dict[str, Place]:
