@@ -73,19 +73,20 @@ def _facing(clip: Tensor, faces: Tensor) -> Tensor:
 
 def _needles(clip: Tensor, faces: Tensor) -> Tensor:
     """Which faces [F] have no area to speak of, from one view's positions [N,4]."""
-    a, b, c = clip.double()[faces].unbind(1)
+    a, b, c = clip[faces].unbind(1)
     u, v = b - a, c - a
-    uu, vv, uv = (u * u).sum(1), (v * v).sum(1), (u * v).sum(1)
-    longest = torch.maximum(torch.maximum(uu, vv), (c - b).square().sum(1))
-    return uu * vv - uv * uv <= (NEEDLE * longest).square()
+    uu = u.square().sum(1)
+    height = v - u * ((u * v).sum(1) / uu.clamp_min(torch.finfo(uu.dtype).tiny))[:, None]  # of c over the side ab
+    longest = torch.maximum(torch.maximum(uu, v.square().sum(1)), (c - b).square().sum(1))
+    return uu.sqrt() * height.norm(dim=1) <= NEEDLE * longest
 
 
 @torch.no_grad()
 def crossings(clip: Tensor, faces: Tensor, face: Tensor, depth: Tensor) -> Crossings:
     """Visible silhouettes between pixels: clip [V,N,4], faces [F,3], and what was drawn: face, depth [V,h,w].
 
-    One counts where the inner pixel is covered, the outer one shows something else, and that lies behind the edge. Of
-    several between two pixels the outermost counts.
+    One counts where the inner pixel shows the edge's surface and the outer one nothing or something behind the edge. Of
+    several between two pixels the outermost counts. Edges that pass through the near plane are left out.
     """
     height, width = face.shape[1:]
     view, first, second, side = silhouette_edges(clip, faces)
@@ -102,15 +103,40 @@ def crossings(clip: Tensor, faces: Tensor, face: Tensor, depth: Tensor) -> Cross
         torch.cat(column) for column in zip(*found, strict=True)
     )
     flat_face, flat_depth = face.flatten(), depth.flatten()
-    shown = flat_face[inner]
-    seen = (shown >= 0) & (shown != flat_face[outer]) & (edge_depth < flat_depth[outer])
+    shown, behind = flat_face[inner], flat_face[outer]
+    seen = ((shown >= 0) & (shown != behind) & (edge_depth < flat_depth[outer])).nonzero()[:, 0]
+    start, stop, upright, line, inner, outer, base, sign, edge_depth, part, shown, behind = (
+        column[seen]
+        for column in (start, stop, upright, line, inner, outer, base, sign, edge_depth, part, shown, behind)
+    )
+    at = base + part * sign
+    place = torch.where(upright, at, line), torch.where(upright, line, at), inner // (height * width)
+    # an open seam lies in the plane of the face beyond it; a wire thinner than a pixel far before the face beside it
+    plane, slope = _plane_depth(clip, faces, behind.clamp_min(0), place, (height, width))
+    apart = (behind < 0) | ~(edge_depth >= plane - 1e-3 * slope - 8 * torch.finfo(plane.dtype).eps)
+    plane, slope = _plane_depth(clip, faces, shown, place, (height, width))
+    kept = (apart & ~(edge_depth < plane - slope)).nonzero()[:, 0]
     pair = inner * 4 + upright * 2 + (sign > 0)
-    order = torch.where(seen, pair, -1).double().add(part.double() * 0.5).argsort()
-    ordered = pair[order]
-    last = torch.ones_like(ordered, dtype=torch.bool)
-    last[:-1] = ordered[:-1] != ordered[1:]
-    kept = order[last & seen[order]]
+    kept = kept[((pair << 20) + (part * (1 << 19)).to(torch.int64))[kept].argsort()]
+    outermost = torch.ones_like(kept, dtype=torch.bool)
+    outermost[:-1] = pair[kept[1:]] != pair[kept[:-1]]
+    kept = kept[outermost]
     return Crossings(*(column[kept] for column in (start, stop, upright, line, inner, outer, base, sign)))
+
+
+def _plane_depth(
+    clip: Tensor, faces: Tensor, face: Tensor, place: tuple[Tensor, Tensor, Tensor], size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Depth [K] of the planes of faces [K] at places (column, row, view), and how much it changes a pixel."""
+    column, row, view = place
+    corners = faces.to(torch.int64)[face] + (view * clip.shape[1])[:, None]
+    x, y, z = to_screen(clip.reshape(-1, 4)[corners], size)
+    ux, uy, uz = (part[:, 1] - part[:, 0] for part in (x, y, z))
+    vx, vy, vz = (part[:, 2] - part[:, 0] for part in (x, y, z))
+    area = ux * vy - vx * uy
+    along_x, along_y = (uz * vy - vz * uy) / area, (ux * vz - vx * uz) / area
+    depth = z[:, 0] + (column - x[:, 0]) * along_x + (row - y[:, 0]) * along_y
+    return depth, along_x.abs() + along_y.abs()
 
 
 def _along(
