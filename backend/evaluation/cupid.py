@@ -52,8 +52,9 @@ OTHER_MEASURES = {
     "cupid-pose": "backend.evaluation.pose",
     "cupid-finish": "backend.evaluation.finish",
     "cupid-scenes": "backend.evaluation.scenes",
+    "kiss3dgen": "backend.evaluation.kiss3dgen",
 }
-"""What else of CUPID can be measured: `evaluate NAME`, each in a module with a `main` of its own."""
+"""What else can be measured: `evaluate NAME`, each in a module with a `main` of its own."""
 
 Answer = tuple[MeshData, np.ndarray | None, np.ndarray | None]
 """A mesh, world_to_camera [4,4] and intrinsics [3,3] of the picture (None when there is no camera)."""

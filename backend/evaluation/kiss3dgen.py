@@ -33,6 +33,7 @@ from backend.rendering.image_metrics import mask_iou
 from backend.systems.base import Hooks
 from backend.systems.kiss3dgen import bundle, colors
 from backend.systems.kiss3dgen.pipeline import IMAGE, KissSystem, bundle_from_bundle, bundle_from_text
+from backend.systems.kiss3dgen.reconstruct import ReconstructSettings
 from backend.systems.kiss3dgen.request import Request
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ SEEDS = 3  # bundles a caption for the diversity
 EDIT_COLORS = ("red", "green", "blue", "yellow")
 PARTS = ("reconstruct", "text", "photo", "edit")
 SAMPLES = 4000
+RECONSTRUCTED = 40  # objects, without --limit
 
 
 def with_mask(picture: np.ndarray) -> np.ndarray:
@@ -165,8 +167,10 @@ def _mean_color(views: bundle.Bundle) -> np.ndarray:
 
 def measure_reconstruct(_: KissSystem, options: argparse.Namespace) -> dict[str, Any]:
     """The part reconstruct."""
-    report: dict[str, Any] = reconstruct.evaluate(options.assets, options.split, options.limit, options.size)
-    return report
+    cases = reconstruct.true_cases(options.assets, options.size, options.limit or RECONSTRUCTED, options.seed)
+    settings = ReconstructSettings()
+    entries = [reconstruct.evaluate_case(case, settings)[0] for case in cases]
+    return {"objects": entries, "summary": reconstruct.summarise(entries)}
 
 
 MEASURES: dict[str, Callable[[KissSystem, argparse.Namespace], dict[str, Any]]] = {
