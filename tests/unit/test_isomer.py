@@ -114,7 +114,13 @@ def test_schedules_at_the_published_size_are_the_published_ones() -> None:
     assert published.radius == RADIUS
     small = settings.settings_for(64, 10, 50)
     pixel = 1.8 / 48
-    assert pixel <= small.stage2.end_length < 2 * pixel
+    assert 0.5 * pixel <= small.stage2.end_length < pixel
+    assert small.stage2.decay**50 == pytest.approx(0.05)
+    assert small.fitted(0.1) == small
+    large = small.fitted(40.0).stage2
+    assert 40.0 / (large.end_length**2 * 3**0.5 / 4) == pytest.approx(small.most_faces)
+    assert large.start_length >= large.end_length
+    assert settings.IsomerSettings().fitted(40.0) == settings.IsomerSettings()
     assert small.stage1.start_length > small.stage1.end_length >= small.stage2.end_length
 
 

@@ -17,12 +17,16 @@ def picture_loss(pictures: Tensor, target: Tensor, channels: int) -> Tensor:
     return (pictures[shown][:, :channels] - target[shown][:, :channels]).square().mean()
 
 
-def outline_loss(pictures: Tensor, target: Tensor) -> Tensor:
-    """Mean square of alpha's error where the target shows background."""
-    empty = target[..., -1] < 0.5
+def outline_loss(pictures: Tensor, target: Tensor, both_sides: bool = False) -> Tensor:
+    """Mean square of alpha's error where the target shows background, as published; or everywhere (`both_sides`), which
+    also keeps an outline from shrinking."""
+    shown, wanted = pictures[..., -1], target[..., -1]
+    if both_sides:
+        return (shown - wanted).square().mean()
+    empty = wanted < 0.5
     if not bool(empty.any()):
         return pictures.sum() * 0
-    return (pictures[..., -1][empty] - target[..., -1][empty]).square().mean()
+    return (shown[empty] - wanted[empty]).square().mean()
 
 
 def expansion_loss(vertices: Tensor, normals: Tensor) -> Tensor:

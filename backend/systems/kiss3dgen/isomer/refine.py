@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from backend.geometry.mesh_topology import face_normals
 from backend.systems.base import Hooks
 from backend.systems.kiss3dgen.bundle import Bundle
 from backend.systems.kiss3dgen.cameras import isomer_cameras
@@ -39,6 +40,7 @@ def refine(
     render = make_renderer(views, projection, bundle.size)
     tell = _teller(settings.stage1.steps + settings.stage2.steps, hooks)
     vertices, faces = vertices.detach().float(), faces.long()
+    settings = settings.fitted(float(face_normals(vertices, faces).norm(dim=1).sum()) / 2)
     if settings.stage1.steps:
         vertices, faces = stage1.run(vertices, faces, target, render, settings.stage1, tell)
     if settings.stage2.steps:

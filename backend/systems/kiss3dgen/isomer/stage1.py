@@ -51,7 +51,11 @@ def run(
             mesh.zero_grad()
         normals = vertex_normals(mesh.vertices, mesh.faces)
         pictures = render(mesh.vertices, mesh.faces, normals)
-        loss = picture_loss(pictures, target, 4) + outline_loss(pictures, target) + box_loss(mesh.vertices)
+        loss = (
+            picture_loss(pictures, target, 4)
+            + outline_loss(pictures, target, settings.both_sides)
+            + box_loss(mesh.vertices)
+        )
         loss = loss + settings.expansion * expansion_loss(mesh.vertices, normals)
         loss.backward()
         mesh.step()

@@ -42,7 +42,11 @@ def run(
             with torch.no_grad():
                 asked = project(mesh.vertices, mesh.faces, normals)
                 wanted = render(mesh.vertices, mesh.faces, asked)
-        loss = picture_loss(pictures, wanted, 3) + outline_loss(pictures, target) + box_loss(mesh.vertices)
+        loss = (
+            picture_loss(pictures, wanted, 3)
+            + outline_loss(pictures, target, settings.both_sides)
+            + box_loss(mesh.vertices)
+        )
         if settings.expansion:
             loss = loss + settings.expansion * expansion_loss(mesh.vertices, normals)
         loss.backward()
