@@ -121,7 +121,7 @@ class FluxNetworks(Mapping[str, nn.Module]):
             room = max(0, free_memory(self.device) - needs.WORK_BYTES["offload"]) if self.device.type == "cuda" else 0
             left = stream_blocks(network, blocks, self.device, room)
             logger.info("%s: %d blocks visit the device", role, left)
-        if role == "vae" and self.profile.staged:
+        if self.profile.staged and hasattr(network, "enable_tiling"):
             tile_vae(network)
         return network
 
