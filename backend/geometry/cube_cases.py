@@ -63,7 +63,12 @@ def _solve(inside: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int]]]:
                 if shared and inside[shared.pop()]:
                     join(first, second)
     labels = np.full(12, -1, dtype=np.int64)
-    order = sorted(set(group.values()), key=lambda name: min(e for e in group if group[e] == name))
+    own = inside if inside.sum() <= 4 else ~inside  # the published order: by the lowest corner that a part cuts off
+
+    def lowest(name: int) -> int:
+        return min(int(corner) for e in group if group[e] == name for corner in EDGES[e] if own[corner])
+
+    order = sorted(set(group.values()), key=lowest)
     for edge, name in group.items():
         labels[edge] = order.index(name)
     return labels, ambiguous

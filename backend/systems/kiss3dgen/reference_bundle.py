@@ -6,7 +6,6 @@ So the bundle's first view is the LRM's 270 degrees, and the mesh made here stan
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +30,6 @@ from backend.systems.kiss3dgen.lrm.surface import LrmMesh
 from backend.systems.kiss3dgen.zero123 import GUIDANCE, STEPS, generate_views
 from backend.systems.kiss3dgen.zero123_networks import Zero123Networks
 
-logger = logging.getLogger(__name__)
-
 TILE_ORDER = (3, 0, 1, 2)
 """Which of the multi-view model's tiles the bundle's views show: its last is the front."""
 PREVIEW_AZIMUTHS = (270.0, 0.0, 90.0, 180.0)
@@ -42,9 +39,11 @@ STAGES = ("views", "rough_mesh")
 
 @dataclass(frozen=True)
 class ReferenceSettings:
-    """steps, guidance: of the multi-view model. tile: pixels of the bundle's tiles. published_framing: as the published
-    program, which frames the whole photo instead of the object. rendered_colors: the colours of the rough mesh instead
-    of the views'."""
+    """How a reference bundle is made.
+
+    steps, guidance: of the multi-view model. tile: pixels of the bundle's tiles. published_framing: the whole photo is
+    framed instead of the object, as published. rendered_colors: the rough mesh's colours instead of the views'.
+    """
 
     steps: int = STEPS
     guidance: float = GUIDANCE

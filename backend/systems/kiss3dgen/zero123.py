@@ -90,7 +90,9 @@ def generate_views(
     if guidance <= 1:
         photo, text = photo[1:], text[1:]
     latents = denoise(networks, photo, text, draws, steps, guidance, hooks)
-    return split_views(decode(networks, latents))
+    views = split_views(decode(networks, latents))
+    logger.info("Zero123++ painted %d views of %d pixels in %d steps", len(views), views.shape[1], steps)
+    return views
 
 
 def denoise(
