@@ -252,6 +252,21 @@ def test_inner_edges_are_not_blended(name: str, dtype: torch.dtype) -> None:
     assert not (changed & ~(around & inside)).any()
 
 
+def test_slivers_keep_their_colours_in_single_precision() -> None:
+    """Triangles far thinner than a pixel through pixel centres: colours stay in range, gradients finite."""
+    generator = torch.Generator().manual_seed(5)
+    places = ((torch.rand(4000, 3, generator=generator) * 2 - 1) / 3).sort(1).values  # on the line y = 3 x
+    shift = 1e-6 * torch.randn(4000, 3, generator=generator)
+    w = 1 + torch.rand(4000, 3, generator=generator)
+    clip = torch.stack([places * w, (3 * places + shift) * w, 0 * w, w], -1).view(1, -1, 4).requires_grad_()
+    faces = torch.arange(12000).view(-1, 3)
+    found = rasterize(clip, faces, (64, 64))
+    image = interpolate(found, torch.rand(12000, 2, generator=generator), faces)
+    antialias(image, found, clip, faces).sum().backward()
+    assert found.mask.sum() > 15 and found.barycentric.min() >= -0.01
+    assert image.max() <= 1.01 and torch.isfinite(clip.grad).all()
+
+
 def test_a_face_at_the_same_depth_does_not_replace_the_first() -> None:
     vertices, faces = soup(20, 0.3)
     found = rasterize(to_clip(vertices, cameras(2)), torch.cat([faces, faces]), (40, 40))
