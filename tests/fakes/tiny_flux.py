@@ -23,7 +23,7 @@ VAE = {
 }  # fmt: skip
 TINY: dict[str, Any] = {
     "settings": {
-        "tile": 32, "text": "clip_t5", "text_tokens": 12, "image_size": 16, "steps": 3, "guidance": 3.5,
+        "tile": 32, "text": "clip_t5", "text_tokens": 80, "image_size": 16, "steps": 3, "guidance": 3.5,
         "guidance_scale": 1.0, "control_mode": 1,
     },
     "networks": {
