@@ -98,8 +98,8 @@ def antialias(image: Tensor, fragments: Fragments, clip: Tensor, faces: Tensor) 
 
 
 def _check(clip: Tensor, faces: Tensor) -> None:
-    if clip.ndim != 3 or clip.shape[2] != 4:
-        raise ValueError(f"Clip positions must be [V,N,4], not {list(clip.shape)}.")
+    if clip.ndim != 3 or clip.shape[2] != 4 or len(clip) == 0:
+        raise ValueError(f"Clip positions must be [V,N,4] of at least one view, not {list(clip.shape)}.")
     if faces.ndim != 2 or faces.shape[1] != 3:
         raise ValueError(f"Faces must be [F,3], not {list(faces.shape)}.")
     if len(faces) and (int(faces.max()) >= clip.shape[1] or int(faces.min()) < 0):

@@ -252,6 +252,18 @@ def test_inner_edges_are_not_blended(name: str, dtype: torch.dtype) -> None:
     assert not (changed & ~(around & inside)).any()
 
 
+def test_faces_of_32_bits_and_single_precision_draw_the_same() -> None:
+    vertices, faces = ball(9, 0.1)
+    clip = to_clip(vertices, cameras(2))
+    expected, found = rasterize(clip, faces, (48, 48)), rasterize(clip.float(), faces.int(), (48, 48))
+    assert (found.face == expected.face).double().mean() > 0.999
+    pictures = [
+        antialias(interpolate(drawn, vertices.to(kind), index), drawn, clip.to(kind), index)
+        for drawn, kind, index in ((expected, torch.float64, faces), (found, torch.float32, faces.int()))
+    ]
+    assert (pictures[0] - pictures[1]).abs().mean() < 1e-4
+
+
 def test_slivers_keep_their_colours_in_single_precision() -> None:
     """Triangles far thinner than a pixel through pixel centres: colours stay in range, gradients finite."""
     generator = torch.Generator().manual_seed(5)
@@ -321,7 +333,14 @@ def test_a_floor_that_passes_below_the_camera() -> None:
 
 def test_wrong_shapes_are_refused() -> None:
     clip, faces = torch.ones(1, 3, 4), torch.tensor([[0, 1, 2]])
-    for wrong in ((clip[0], faces, (4, 4)), (clip, faces[0], (4, 4)), (clip, faces, (0, 4)), (clip, faces + 1, (4, 4))):
+    small = (4, 4)
+    for wrong in (
+        (clip[0], faces, small),
+        (clip[:0], faces, small),
+        (clip, faces[0], small),
+        (clip, faces + 1, small),
+        (clip, faces, (0, 4)),
+    ):
         with pytest.raises(ValueError, match="must be|at least one pixel|not there"):
             rasterize(*wrong)
     found = rasterize(clip, faces, (4, 4))
