@@ -71,6 +71,25 @@ def set_up() -> None:
     addon("properties").set_engines([("cube", "Cube", "")])
 
 
+def open_only(*names: str) -> None:
+    """The panels `names` open and the others above Jobs closed, as after some clicks: scripts cannot click. Only before
+    the sidebar was drawn."""
+    panels = [item for item in addon("registration").CLASSES if item.__name__.startswith("MAQUETTE_PT_")]
+    for panel in reversed(panels):
+        bpy.utils.unregister_class(panel)
+    for panel in panels:
+        closed = panel.__name__ not in (*names, "MAQUETTE_PT_jobs", "MAQUETTE_PT_setup")
+        panel.bl_options = {"DEFAULT_CLOSED"} if closed else set()
+        bpy.utils.register_class(panel)
+
+
+def show_tab() -> Iterator[None]:
+    """Open the sidebar at our tab."""
+    view_area().spaces.active.show_region_ui = True
+    yield from wait(1.0)
+    next(region for region in view_area().regions if region.type == "UI").active_panel_category = "Maquette"
+
+
 def press_generate(picture: Path, engine: str) -> Callable[[], object]:
     """Fill in the Create panel and press its button; returns a function that gives the job as it stands."""
     settings = window().scene.maquette_create

@@ -58,6 +58,10 @@ SCENARIOS = {
         **{f"mask_{number}": EXAMPLES / "scene" / f"mask_{number}.png" for number in range(3)},
     }),
     "masks": Scenario("drive_masks.py", ("masks.png",), {"photo": EXAMPLES / "scene" / "photo.png"}),
+    "text": Scenario("drive_text.py", ("text_running.png", "text.png")),
+    "refine": Scenario("drive_refine.py", ("refine_looking.png", "refine.png"), {
+        "mesh": EXAMPLES.with_name("meshes") / "space_truck.glb",
+    }),
     "three_photos": Scenario("drive_three_photos.py", ("three_photos.png",), {
         "front": EXAMPLES / "space_truck.png",
         "back": EXAMPLES / "space_truck_back.png",
