@@ -142,8 +142,11 @@ def test_a_lora_is_fused_while_the_weights_are_read(tmp_path: Path) -> None:
     assert networks["transformer"] is kept, "the same LoRA again changes nothing"
     networks.use_lora(None)
     assert torch.equal(networks["transformer"].transformer_blocks[1].attn.to_k.weight, plain)
-    given = load_flux("random", tiny, seed=1, lora=str(tmp_path / "bundle.safetensors"), lora_scale=0.5)
+    given = load_flux("random", tiny, seed=1, lora=str(tmp_path / "bundle.safetensors"))
+    given.select_lora("mesh", 0.5)
     assert torch.equal(given["transformer"].transformer_blocks[1].attn.to_k.weight, plain + gained)
+    given.select_lora("dream")
+    assert given.lora is not None and given.lora[1] == 0.5, "a kind that is not there changes nothing"
 
 
 @pytest.mark.parametrize(("layout", "key"), [

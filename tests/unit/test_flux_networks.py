@@ -288,8 +288,20 @@ def test_published_files_are_found_where_the_catalogue_puts_them(installed: Path
     (installed / "flux1_dev_fp8").mkdir()
     packed = {f"model.diffusion_model.{name}": value.to(torch.float8_e4m3fn) for name, value in own.items()}
     save_file({**packed, "vae.unused": torch.zeros(1)}, installed / "flux1_dev_fp8" / "flux1-dev-fp8.safetensors")
+    with pytest.raises(MaquetteError, match="Kiss3DGen .FLUX.1 dev Non-Commercial License. is not installed"):
+        load_flux("published", base="dev")
+    layer = "transformer_blocks.0.attn.to_q"
+    for file, size in (("rgb_normal", 1.0), ("rgb_normal_redux", 2.0)):
+        pair = {"lora_A": torch.ones(2, 32), "lora_B": torch.full((32, 2), size)}
+        path = installed / "kiss3dgen" / f"{file}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        save_file({f"transformer.{layer}.{side}.weight": value for side, value in pair.items()}, path)
     loaded = load_flux("published", base="dev", profile="full")
     assert set(loaded) == set(config.ROLES), "the other packing of the same base is taken"
+    plain = own[f"{layer}.weight"].to(torch.float8_e4m3fn).float()
+    for kind, gained in (("image", 2.0), ("mesh", 4.0)):
+        loaded.select_lora(kind)
+        assert torch.allclose(loaded["transformer"].get_submodule(layer).weight, plain + gained), kind
     assert loaded.settings.guidance == 3.5
     wanted = own["proj_out.weight"].to(torch.float8_e4m3fn).float()
     assert torch.equal(loaded["transformer"].proj_out.weight, wanted)
@@ -302,8 +314,6 @@ def test_published_files_are_found_where_the_catalogue_puts_them(installed: Path
     open_base = load_flux("published", base="openflux", profile="full")
     assert not open_base["transformer"].config.guidance_embeds and open_base.settings.guidance is None
     assert open_base.settings.guidance_scale == 3.5
-    with pytest.raises(MaquetteError, match="Kiss3DGen .FLUX.1 dev Non-Commercial License. is not installed"):
-        load_flux("published", base="dev", lora="image")
 
 
 def test_every_base_is_in_the_catalogue_with_its_licence() -> None:

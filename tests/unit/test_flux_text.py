@@ -142,7 +142,7 @@ def test_the_flows_are_those_of_the_paper() -> None:
     assert table.isomer_of("image_no_control") == table.isomer["image"]
     assert table.isomer["text"].color_weights == (1.0, 0.5, 1.0, 0.5)
     settings = mesh.settings(steps=7, strength=0.4)
-    assert (settings.steps, settings.strength, settings.control_scale) == (7, 0.4, 0.1)
+    assert (settings.steps, settings.strength, settings.control_scale, settings.lora) == (7, 0.4, 0.1, "mesh")
     with pytest.raises(MaquetteError, match="no flow 'dream'"):
         table.stage_one("dream")
 

@@ -67,6 +67,8 @@ class StageOneFlow:
             redux_strength=1.0 if self.redux_strength is None else self.redux_strength,
             control_scale=self.control_scale,
             control_end=self.control_end,
+            lora=self.lora,
+            lora_scale=self.lora_scale,
         )
 
 

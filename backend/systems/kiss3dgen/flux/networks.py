@@ -69,12 +69,21 @@ class FluxNetworks(Mapping[str, nn.Module]):
         profile: str,
         device: torch.device,
         text: Callable[[FluxNetworks], TextEncoder],
+        loras: Mapping[str, Path] | None = None,
     ) -> None:
+        """loras: files by the kind of flow (image, mesh) that they are for; the first is used until another is wanted.
+
+        Errors: as `use_lora` and `load_into`.
+        """
         self.parts, self.settings, self.profile, self.device = dict(parts), settings, PROFILES[profile], device
         self.present: dict[str, nn.Module] = {}
         self.lora: tuple[Lora, float] | None = None
+        self.lora_files = dict(loras or {})
+        self._known_loras: dict[Path, Lora] = {}
         self.text = CachedText(partial(text, self))
         """The text encoder, with the features of the last sentences."""
+        for kind in list(self.lora_files)[:1]:
+            self.select_lora(kind)
         if not self.profile.staged:
             for role in self.parts:
                 self[role]
@@ -108,6 +117,15 @@ class FluxNetworks(Mapping[str, nn.Module]):
         self.lora = None if lora is None else (lora, scale)
         if self.present.pop("transformer", None) is not None:
             self._collect()
+
+    def select_lora(self, kind: str, scale: float = 1.0) -> None:
+        """Use the LoRA for flows of this kind (image, mesh), where these weights have one. Errors: as `read_lora`."""
+        file = self.lora_files.get(kind)
+        if file is None:
+            return
+        if file not in self._known_loras:
+            self._known_loras[file] = read_lora(file, self.parts["transformer"].entry)
+        self.use_lora(self._known_loras[file], scale)
 
     def _read(self, role: str, part: Part) -> nn.Module:
         network, source = build_empty(part.entry), part.open()
@@ -163,13 +181,13 @@ def load_flux(
     seed: int = 0,
     profile: str | None = None,
     lora: str | None = None,
-    lora_scale: float = 1.0,
 ) -> FluxNetworks:
     """Stage I's networks.
 
     weights: mini, published, random or a folder; random makes `config` with weights of `seed`. base: the transformer
     to build on, where weights are published or random at full size (`configs/bases.json`). profile: None takes what
-    fits. lora: a file, "image" or "mesh" for the published ones, None for none (or what the folder holds).
+    fits. lora: a file for every flow, "none", or None for those that belong to the weights: the published pair, or
+    `lora.safetensors` of the folder.
     Errors: `MaquetteError` model_missing naming the network or the tensor, bad_input for an unknown name.
     """
     if profile is not None and profile not in PROFILES:
@@ -189,8 +207,6 @@ def load_flux(
         folder = places.MINI_FOLDER if weights == "mini" else Path(weights)
         found = places.published_places(chosen) if weights == PUBLISHED else places.folder_places(folder)
         parts = {role: Part(place.entry or entries[role], place.open) for role, place in found.items()}
-        if lora is None and weights != PUBLISHED and (folder / "lora.safetensors").exists():
-            lora = str(folder / "lora.safetensors")
     absent = [role for role in NEEDED if role not in parts]
     if absent:
         raise MaquetteError(
@@ -200,14 +216,22 @@ def load_flux(
     place = torch.device(device)
     if profile is None:
         profile = needs.choose_profile({role: part.entry for role, part in parts.items()}, free_memory(place), place)
-    networks = FluxNetworks(parts, settings, profile, place, partial(make_text, settings, weights == RANDOM))
-    if lora is not None:
-        file = places.published_lora(lora) if lora in places.LORA_FILES else Path(lora)
-        networks.use_lora(read_lora(file, parts["transformer"].entry), lora_scale)
+    text = partial(make_text, settings, weights == RANDOM)
+    networks = FluxNetworks(parts, settings, profile, place, text, lora_files(weights, lora))
     logger.info(
         "Kiss3DGen %s weights, base %s, profile %s on %s: %s", weights, chosen.name, profile, device, ", ".join(parts)
     )
     return networks
+
+
+def lora_files(weights: str, lora: str | None) -> dict[str, Path]:
+    """The LoRA file for each kind of flow, as `load_flux` takes `lora`. Errors: `MaquetteError` model_missing."""
+    if lora is not None or weights == RANDOM:
+        return {kind: Path(lora) for kind in places.LORA_FILES} if lora and lora != "none" else {}
+    if weights == PUBLISHED:
+        return {kind: places.published_lora(kind) for kind in places.LORA_FILES}
+    own = (places.MINI_FOLDER if weights == "mini" else Path(weights)) / "lora.safetensors"
+    return {kind: own for kind in places.LORA_FILES} if own.exists() else {}
 
 
 def with_arguments(entry: Mapping[str, Any], **changed: Any) -> dict[str, Any]:

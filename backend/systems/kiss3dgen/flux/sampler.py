@@ -47,7 +47,8 @@ class SampleSettings:
 
     steps: None takes the weights' own. strength: share of the steps that is done on `init`. redux_strength: how loud
     the photo is. control_scale, control_end: of the tile ControlNet. guidance, guidance_scale: None takes the weights'
-    own. preview_every: steps between previews, 0 for none.
+    own. preview_every: steps between previews, 0 for none. lora: kind of LoRA (image, mesh) where the weights have one,
+    None for the one in use; lora_scale: how much of it.
     """
 
     steps: int | None = None
@@ -58,6 +59,8 @@ class SampleSettings:
     guidance: float | None = None
     guidance_scale: float | None = None
     preview_every: int = 2
+    lora: str | None = None
+    lora_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,8 @@ def generate_bundles(
     own, device, count = networks.settings, networks.device, len(prompts)
     height, width = own.size
     _check(networks, settings, init, photo, control)
+    if settings.lora is not None:
+        networks.select_lora(settings.lora, settings.lora_scale)
     scale = own.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
     networks.text.encode([*prompts, ""] if scale != 1.0 else list(prompts))  # all at once: the encoders leave after it
     told = [_told(networks, list(prompts), photo, settings.redux_strength)]
