@@ -53,6 +53,7 @@ OTHER_MEASURES = {
     "cupid-finish": "backend.evaluation.finish",
     "cupid-scenes": "backend.evaluation.scenes",
     "kiss3dgen": "backend.evaluation.kiss3dgen",
+    "kiss3dgen-reconstruct": "backend.evaluation.kiss3dgen_reconstruct",
 }
 """What else can be measured: `evaluate NAME`, each in a module with a `main` of its own."""
 

@@ -35,13 +35,13 @@ Surface = tuple[np.ndarray, np.ndarray]
 """vertices [N,3] float32 in the bundle frame, faces [F,3] int64."""
 
 EXTENT = 2.0  # side of the grid's cube; objects lie within 1.8
-GRID = 96
+GRID = 64
 FINE = 256  # pixels of a side to which small masks are enlarged before distances are measured
 DEPTH_SIZE = 96  # pixels of a side at which normals are integrated
 LEAST_MASK = 4  # pixels: fewer are no object
 GOOD_COVERAGE = 0.9  # of every mask by the hull: below it the masks disagree
 SMOOTHING = 0.7  # cells
-CARVE_SLACK = 0.01  # units that a depth may be too far back
+CARVE_SLACK = 0.004  # units that a depth may be too far back
 FACING_LEAST = 0.2  # least cosine by which a depth difference counts as distance
 
 NO_OBJECT = "The views show no object; try another seed or a plainer description."

@@ -57,7 +57,7 @@ class ViewColors:
         rows, uv, depth = rows[within], uv[within], depth[within]
         side = len(self.depth)
         column, row = np.floor(uv * side).astype(np.int64).T
-        slope = np.sqrt(1.0 - cosine[rows] ** 2) / cosine[rows]
+        slope = np.sqrt(np.maximum(1.0 - cosine[rows] ** 2, 0.0)) / cosine[rows]
         pitch = depth / (side * self.intrinsics[0, 0])  # object units across a pixel of the depth picture
         seen = depth - self.depth[row, column] <= DEPTH_SLACK + np.minimum(2.0 * pitch * slope, 10 * DEPTH_SLACK)
         size = len(self.inside)
