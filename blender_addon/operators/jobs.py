@@ -77,6 +77,18 @@ class MAQUETTE_OT_cancel_job(_JobOperator, bpy.types.Operator):
         return {"FINISHED"}
 
 
+class MAQUETTE_OT_cancel_all(bpy.types.Operator):
+    bl_idname = "maquette.cancel_all"
+    bl_label = "Cancel All"
+    bl_description = "Stop every job that runs or waits"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        current = session.get()
+        for record in current.open_folder().all():  # the newest first, so that none of them starts in between
+            current.cancel(record.job_id)
+        return {"FINISHED"}
+
+
 class MAQUETTE_OT_retry_job(_JobOperator, bpy.types.Operator):
     bl_idname = "maquette.retry_job"
     bl_label = "Retry"
@@ -141,6 +153,7 @@ class MAQUETTE_OT_open_job_folder(_JobOperator, bpy.types.Operator):
 CLASSES = (
     MAQUETTE_OT_apply_result,
     MAQUETTE_OT_cancel_job,
+    MAQUETTE_OT_cancel_all,
     MAQUETTE_OT_retry_job,
     MAQUETTE_OT_restore_inputs,
     MAQUETTE_OT_show_sides,

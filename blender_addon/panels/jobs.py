@@ -10,6 +10,7 @@ from ..runtime.job_store import BUNDLE, JobRecord
 from ..scene import provenance
 from . import widgets
 
+EMPTY = "Nothing made yet. Choose a picture above, drop one on the viewport, or say what to make."
 MOST_SHOWN = 12  # drawing more costs time in every redraw; the rest follow when some are removed
 VARIANT_COLUMNS = 3
 HALF_SCALE = 5.6  # two halves of a wide picture fill such a sidebar
@@ -26,7 +27,9 @@ class MAQUETTE_PT_jobs(widgets.SidebarPanel, bpy.types.Panel):
         if provenance.KEY in (context.object or {}):
             layout.operator("maquette.restore_inputs", text="Restore Inputs of Active Object", icon="LOOP_BACK")
         if not snapshot.jobs:
-            widgets.sentence(layout, context, "Nothing made yet. Choose a picture above, or drop one on the viewport.")
+            widgets.sentence(layout, context, EMPTY)
+        if sum(record.active for record in snapshot.jobs) > 1:
+            layout.operator("maquette.cancel_all", icon="CANCEL")
         for record in snapshot.jobs[:MOST_SHOWN]:
             _draw_job(layout.box(), context, record)
         if len(snapshot.jobs) > MOST_SHOWN:

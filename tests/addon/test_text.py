@@ -140,6 +140,17 @@ def test_every_line_of_a_list_becomes_an_object_in_a_row(settings, tmp_path, kin
         assert len(made()) == left
 
 
+def test_a_list_can_be_cancelled_as_a_whole(settings):
+    settings.sentences = bpy.data.texts.new("Chairs")
+    settings.sentences.write("a chair\nanother chair\na third chair\n")
+    settings.seed, settings.steps = 99, 60
+    assert bpy.ops.maquette.generate_all() == {"FINISHED"}
+    pump_until(lambda: any(record.state == "running" for record in jobs()))
+    assert bpy.ops.maquette.cancel_all() == {"FINISHED"}
+    pump_until(lambda: not any(record.active for record in jobs()))
+    assert [record.state for record in jobs()] == ["cancelled"] * 3 and made() == []
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
