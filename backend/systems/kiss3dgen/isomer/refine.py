@@ -13,7 +13,7 @@ from backend.systems.base import Hooks
 from backend.systems.kiss3dgen.bundle import Bundle
 from backend.systems.kiss3dgen.cameras import isomer_cameras
 from backend.systems.kiss3dgen.isomer import stage1, stage2
-from backend.systems.kiss3dgen.isomer.cleanup import clean
+from backend.systems.kiss3dgen.isomer.cleanup import clean, manifold
 from backend.systems.kiss3dgen.isomer.settings import IsomerSettings
 from backend.systems.kiss3dgen.isomer.stage2 import Projector
 from backend.systems.kiss3dgen.isomer.targets import normal_pictures, normal_targets
@@ -39,7 +39,7 @@ def refine(
     views, projection = (part.to(device) for part in isomer_cameras(settings.radius))
     render = make_renderer(views, projection, bundle.size)
     tell = _teller(settings.stage1.steps + settings.stage2.steps, hooks)
-    vertices, faces = vertices.detach().float(), faces.long()
+    vertices, faces = manifold(vertices.detach().float(), faces.long())  # a hidden shell would double the work
     settings = settings.fitted(float(face_normals(vertices, faces).norm(dim=1).sum()) / 2)
     if settings.stage1.steps:
         vertices, faces = stage1.run(vertices, faces, target, render, settings.stage1, tell)

@@ -94,6 +94,7 @@ def settings_for(size: int, stage1_steps: int, stage2_steps: int, radius: float 
         start_length=1.2 * least,
         end_length=least,
         step_size=0.2,
+        laplacian=0.05,
         both_sides=True,
     )
-    return IsomerSettings(first, second, radius, subdivisions=0, most_faces=FACES_PER_PIXEL * size)
+    return IsomerSettings(first, second, radius, smoothing=2, subdivisions=0, most_faces=FACES_PER_PIXEL * size)
