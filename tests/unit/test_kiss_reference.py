@@ -7,9 +7,18 @@ import pytest
 import torch
 
 from backend.systems.base import Hooks
-from backend.systems.kiss3dgen.bundle import decode_normals, encode_normals, local_to_world, view_axes
+from backend.systems.kiss3dgen.bundle import (
+    AZIMUTHS,
+    RADIUS,
+    Bundle,
+    decode_normals,
+    encode_normals,
+    local_to_world,
+    view_axes,
+)
 from backend.systems.kiss3dgen.foreground import prepare_photo, resize_foreground
 from backend.systems.kiss3dgen.lrm.generator import random_generator
+from backend.systems.kiss3dgen.lrm.start import fit_scale, lrm_start
 from backend.systems.kiss3dgen.lrm.surface import LrmMesh
 from backend.systems.kiss3dgen.reference_bundle import (
     PREVIEW_AZIMUTHS,
@@ -91,6 +100,25 @@ def test_the_fourth_tile_is_the_front_and_the_mesh_a_quarter_turn_away() -> None
         toward = view_axes(azimuth)[2]
         assert decode_normals(drawn.rgb[view, 20, 20]) == pytest.approx(toward, abs=0.06)
     assert np.array_equal(drawn.normals, bundle.normals) and np.array_equal(drawn.mask, bundle.mask)
+
+
+@pytest.mark.parametrize("scale", [0.75, 1.3])
+def test_the_start_mesh_gets_as_large_as_the_outlines(scale: float) -> None:
+    vertices, faces = ball(0.7, 3)
+    vertices = vertices * np.float32([1.0, 0.6, 0.8])
+    colors, blank = np.zeros((len(vertices), 3), np.uint8), np.zeros(len(vertices), np.float32)
+    _, _, mask = draw_mesh(LrmMesh(vertices, faces, colors, blank, blank), 64, AZIMUTHS, RADIUS)
+    assert fit_scale(vertices / scale, mask) == pytest.approx(scale, rel=0.03)
+    assert fit_scale(vertices, np.zeros_like(mask)) == 1.0
+
+
+def test_the_reconstruction_model_is_a_start() -> None:
+    colors, normals, mask = draw_mesh(sphere(), 32, AZIMUTHS, RADIUS)
+    drawn = Bundle(colors, normals, mask)
+    vertices, faces = lrm_start(drawn, random_generator(SMALL_LRM, 1))
+    assert len(faces) and faces.max() == len(vertices) - 1 and vertices.dtype == np.float32
+    again = lrm_start(drawn, random_generator(SMALL_LRM, 1))
+    assert np.array_equal(vertices, again[0]) and np.array_equal(faces, again[1])
 
 
 def test_a_photo_becomes_a_bundle_the_same_one_again(photo: np.ndarray) -> None:
