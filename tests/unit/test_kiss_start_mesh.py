@@ -53,7 +53,7 @@ def test_the_hull_holds_the_body_and_the_normals_hollow_it_out() -> None:
     hull, carved = starts.extract(field), starts.start_mesh(bundle, grid=GRID)
     assert views == (0, 1, 2, 3) and is_closed(hull[1]) and is_closed(carved[1])
     assert off_surface(hull[0]).mean() > 0.025  # four views leave the corners
-    assert off_surface(carved[0]).mean() < 0.6 * off_surface(hull[0]).mean()
+    assert off_surface(carved[0]).mean() < 0.7 * off_surface(hull[0]).mean()
     for surface in (hull, carved):
         outline = np.stack([raster.mask for raster in starts.draw(surface, SIZE)])
         wanted = bundle.mask >= 0.5
