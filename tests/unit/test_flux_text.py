@@ -10,6 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    BartTokenizerFast,
+    CLIPImageProcessor,
+    Florence2Config,
+    Florence2ForConditionalGeneration,
+    Florence2Processor,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from backend.catalog.catalog import FOLDER_VARIABLE
 from backend.contract.errors import MaquetteError
@@ -99,18 +110,47 @@ def test_prompts_pass_through_or_are_rewritten() -> None:
     assert prompts.describe_photo(photo, 7, Shouting(), Shouting()).text == "A PHOTO OF 4 ROWS 7"
 
 
-def test_a_local_language_model_rewrites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
-    assert prompts.find_rewriter() is None and prompts.find_captioner() is None
-    folder = tmp_path / prompts.REWRITER
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+def byte_tokenizer(*special: str) -> Tokenizer:
+    """A tokenizer of one token a byte, without files."""
+    letters = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     tokenizer = Tokenizer(models.BPE({letter: index for index, letter in enumerate(letters)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|end|>")
+    return tokenizer
+
+
+def test_a_local_captioner_describes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(prompts, "CAPTION_TOKENS", 8)
+    folder = tmp_path / prompts.CAPTIONER
+    tokenizer = byte_tokenizer("<s>", "<pad>", "</s>", "<unk>", "<mask>", "<image>")
+    fast = BartTokenizerFast(tokenizer_object=tokenizer, extra_special_tokens={"image_token": "<image>"})
+    side = {"height": 32, "width": 32}
+    pixels = CLIPImageProcessor(size=side, crop_size=side, image_seq_length=2)
+    Florence2Processor(pixels, fast).save_pretrained(folder)
+    text_part = {
+        "model_type": "bart", "vocab_size": len(fast), "d_model": 16, "encoder_layers": 1, "decoder_layers": 1,
+        "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16,
+    }  # fmt: skip
+    vision_part = {
+        "depths": (1, 1, 1, 1), "embed_dim": (8, 8, 8, 16), "num_heads": (1, 1, 1, 1), "num_groups": (1, 1, 1, 1),
+        "window_size": 2, "projection_dim": 16,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    config = Florence2Config(text_config=text_part, vision_config=vision_part, image_token_id=fast.image_token_id)
+    Florence2ForConditionalGeneration(config).save_pretrained(folder)
+    captioner = prompts.find_captioner()
+    assert captioner is not None
+    photo = np.random.default_rng(0).random((40, 30, 3))
+    caption = captioner.caption(photo)
+    assert caption and captioner.caption(photo) == caption and "<" not in caption, "beams draw no lots"
+
+
+def test_a_local_language_model_rewrites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    assert prompts.find_rewriter() is None and prompts.find_captioner() is None
+    folder = tmp_path / prompts.REWRITER
+    fast = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(), eos_token="<|im_end|>", pad_token="<|end|>")
     fast.chat_template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}{% endfor %}assistant: "
     fast.save_pretrained(folder)
     config = Qwen2Config(
