@@ -90,3 +90,16 @@ def test_the_frames_turn_into_each_other_and_the_cameras_look_where_the_spec_say
     left = bundles.from_bundle_frame(bundles.view_axes(90.0)[0])
     place, _ = frames.project(left[None] * 0.3, cameras[1], bundle_views.bundle_intrinsics())
     assert place[0, 0] < 0.5 and place[0, 1] == pytest.approx(0.5)
+
+
+def test_checks_pass_for_a_sound_picture_and_tell_what_is_wrong_with_others() -> None:
+    normals, share = ball_normals(48)
+    sound = bundles.join(bundles.Bundle(bundles.on_white(np.full_like(normals, 0.4), share), normals, share))
+    found = bundles.checks(sound)
+    assert 0.95 < found["normal_length"] < 1.05 and found["background"] > 0.99 and found["mirrored"] > 0.95
+    shifted = sound.copy()
+    shifted[48:, 96:144] = np.roll(sound[48:, 96:144], 10, axis=1)
+    assert bundles.checks(shifted)["mirrored"] < 0.75
+    flat = np.where(sound < 0.99, 0.5 + 0.5 * (sound - 0.5), sound)
+    assert bundles.checks(flat)["normal_length"] < 0.9
+    assert bundles.checks(np.ones((32, 64, 3))) == {"normal_length": 0.0, "background": 0.0, "mirrored": 0.0}

@@ -105,6 +105,29 @@ def _small(region: np.ndarray, limit: int) -> np.ndarray:
     return np.asarray(small[labels])
 
 
+def checks(picture: np.ndarray) -> dict[str, float]:
+    """What a sound bundle picture [2S,4S,3] fulfils (spec 15): `normal_length`, the mean length of the foreground's
+    normals, within 0.9 to 1.1; `background`, the mean of what should be white; `mirrored`, the least IoU of opposite
+    outlines, above 0.9. Zeros where nothing is shown.
+    """
+    bundle = split(picture)
+    inside, outside = bundle.mask >= 0.99, bundle.mask <= 0.01
+    if not inside.any():
+        return {"normal_length": 0.0, "background": 0.0, "mirrored": 0.0}
+    lengths = np.linalg.norm(2.0 * bundle.normals[inside] - 1.0, axis=-1)
+    white = np.concatenate([bundle.rgb[outside], bundle.normals[outside]]) if outside.any() else np.zeros(1)
+    shown = bundle.mask >= 0.5
+    overlaps = []
+    for view in (0, 1):
+        back = shown[view + 2][:, ::-1]
+        overlaps.append((shown[view] & back).sum() / max((shown[view] | back).sum(), 1))
+    return {
+        "normal_length": float(lengths.mean()),
+        "background": float(white.mean()),
+        "mirrored": float(min(overlaps)),
+    }
+
+
 def on_white(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Values [...,3] in [0,1] laid on white by `mask` [...], float32."""
     share = np.asarray(mask, np.float32)[..., None]

@@ -205,6 +205,7 @@ def _result(networks: FluxNetworks, picture: np.ndarray, task: str, request: Req
         "vertices": len(mesh.vertices),
         "triangles": len(mesh.faces),
         "normal_map": bool(mesh.normal_map),
+        "bundle": bundle.checks(picture),
         "notes": notes,
         "peak_mib": peak_mib(),
         "seconds": {name: round(value, 4) for name, value in hooks.seconds.items()},
