@@ -1,6 +1,8 @@
-"""The job list: newest first, each with its picture, where it stands and what can be done with it."""
+"""The job list: what is being made, then newest first, each with its picture and what can be done with it."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import bpy
 
@@ -30,10 +32,15 @@ class MAQUETTE_PT_jobs(widgets.SidebarPanel, bpy.types.Panel):
             widgets.sentence(layout, context, EMPTY)
         if sum(record.active for record in snapshot.jobs) > 1:
             layout.operator("maquette.cancel_all", icon="CANCEL")
-        for record in snapshot.jobs[:MOST_SHOWN]:
+        for record in in_order(snapshot.jobs)[:MOST_SHOWN]:
             _draw_job(layout.box(), context, record)
         if len(snapshot.jobs) > MOST_SHOWN:
-            layout.label(text=f"and {len(snapshot.jobs) - MOST_SHOWN} older")
+            layout.label(text=f"and {len(snapshot.jobs) - MOST_SHOWN} more")
+
+
+def in_order(jobs: Sequence[JobRecord]) -> list[JobRecord]:
+    """The one that is worked on first, which in a long list would be out of sight; then as they come, newest first."""
+    return sorted(jobs, key=lambda record: record.state != "running")
 
 
 def _draw_job(box: bpy.types.UILayout, context: bpy.types.Context, record: JobRecord) -> None:

@@ -15,7 +15,7 @@ from .pictures import inspect_picture
 
 logger = logging.getLogger(__name__)
 
-LARGEST = 512  # pixels of a half's side; a panel shows fewer
+LARGEST = 256  # pixels of a half's side; Blender's icons have no more
 ENDINGS = ("_left.png", "_right.png")
 
 

@@ -146,6 +146,8 @@ def test_a_list_can_be_cancelled_as_a_whole(settings):
     settings.seed, settings.steps = 99, 60
     assert bpy.ops.maquette.generate_all() == {"FINISHED"}
     pump_until(lambda: any(record.state == "running" for record in jobs()))
+    shown = module("panels.jobs").in_order(jobs())
+    assert [record.title for record in shown] == ["a chair", "a third chair", "another chair"]  # at work, newest, older
     assert bpy.ops.maquette.cancel_all() == {"FINISHED"}
     pump_until(lambda: not any(record.active for record in jobs()))
     assert [record.state for record in jobs()] == ["cancelled"] * 3 and made() == []

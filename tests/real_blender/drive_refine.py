@@ -66,6 +66,7 @@ def frame() -> None:
         layer = window().view_layer
         for item in layer.objects:
             item.select_set(item.type == "MESH", view_layer=layer)
+        layer.update()
         bpy.ops.view3d.view_selected()
         for item in layer.objects:
             item.select_set(item.name == NAME, view_layer=layer)

@@ -47,6 +47,7 @@ def look_at_results() -> None:
     layer = window().view_layer
     for item in layer.objects:
         item.select_set(item in made(), view_layer=layer)
+    layer.update()
     region = next(region for region in area.regions if region.type == "WINDOW")
     with bpy.context.temp_override(window=window(), area=area, region=region):
         bpy.ops.view3d.view_selected()
