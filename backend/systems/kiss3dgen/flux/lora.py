@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,15 +116,15 @@ def parse_lora(
 ) -> Lora:
     """The same from a file's tensors and metadata, for `network`. Errors: `MaquetteError` bad_input."""
     linears = {path: module for path, module in network.named_modules() if isinstance(module, nn.Linear)}
-    layout, pattern, targets = _layout(tensors, network, linears)
+    layout, pattern, targets = _layout(tensors, linears)
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = pattern.fullmatch(key)
-        parts = match.groupdict() if match else {}
-        layer = parts.get("layer") or f"{parts.get('block')}.{XLABS_LAYERS.get(parts.get('which') or '')}"
+        words = match.groupdict() if match else {}
+        layer = words.get("layer") or f"{words.get('block')}.{XLABS_LAYERS.get(words.get('which') or '')}"
         if match is None or layer not in targets:
             raise _refused(name, f"its key {key} belongs to no layer")
-        found.setdefault(layer, {})[SIDES[parts.get("side")]] = tensor
+        found.setdefault(layer, {})[SIDES[words.get("side")]] = tensor
     layers: dict[str, list[LoraLayer]] = {}
     ranks = set()
     alphas = _alphas(metadata or {})
@@ -146,7 +146,7 @@ def parse_lora(
             layers.setdefault(module, []).append(LoraLayer(down, part, alpha / rank))
     if not layers:
         raise _refused(name, "it is empty")
-    return Lora(name, layout, {module: tuple(parts) for module, parts in layers.items()}, tuple(sorted(ranks)))
+    return Lora(name, layout, {module: tuple(additions) for module, additions in layers.items()}, tuple(sorted(ranks)))
 
 
 def attach_lora(network: Any, lora: Lora, scale: float = 1.0) -> None:
@@ -173,17 +173,14 @@ def detach_lora(network: Any) -> None:
 
 
 def _layout(
-    tensors: Mapping[str, Tensor], network: nn.Module, linears: Mapping[str, nn.Linear]
+    tensors: Mapping[str, Tensor], linears: Mapping[str, nn.Linear]
 ) -> tuple[str, re.Pattern[str], dict[str, tuple[str, ...]]]:
     """Name of the layout, its keys, and what each layer's name in it stands for."""
-    lists = (
-        dict(network.named_children()).get(part, ()) for part in ("transformer_blocks", "single_transformer_blocks")
-    )
-    doubles, singles = (len(list(blocks)) for blocks in lists)
+    own: dict[str, tuple[str, ...]] = {name: (name,) for name in linears}
+    doubles, singles = (_blocks(linears, part) for part in ("transformer_blocks", "single_transformer_blocks"))
     original = {
         name: modules for name, modules in names.original_layers(doubles, singles) if set(modules) <= set(linears)
     }
-    own = {name: (name,) for name in linears}
     if any(".processor." in key for key in tensors):
         singles_qkv = {f"single_blocks.{i}.qkv": original[f"single_blocks.{i}.linear1"][:3] for i in range(singles)}
         return "xlabs", XLABS_KEY, {**original, **singles_qkv}
@@ -191,6 +188,11 @@ def _layout(
         flat = {name.replace(".", "_"): modules for name, modules in {**original, **own}.items()}
         return "kohya", KOHYA_KEY, flat
     return "peft", PEFT_KEY, own
+
+
+def _blocks(linears: Iterable[str], part: str) -> int:
+    """How many blocks the list `part` of the transformer has."""
+    return len({name.split(".")[1] for name in linears if name.startswith(f"{part}.")})
 
 
 def _alphas(metadata: Mapping[str, str]) -> Any:

@@ -189,7 +189,8 @@ def load_into(
     """
     check_strict(network, source, what)
     quantise_linears(network, int8_blocks)
-    found, shared = source.shapes(), {}
+    found = source.shapes()
+    shared: dict[str, nn.Parameter] = {}
     for prefix, module in network.named_modules(remove_duplicate=False):
         for name in list(module._parameters):
             if module._parameters[name] is None:
