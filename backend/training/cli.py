@@ -44,8 +44,8 @@ def main(argv: Sequence[str]) -> int:
         options.pop("photos")
         result = train(TrainRequest(**options))
     else:
-        from backend.systems.kiss3dgen.train import KissTrainRequest
         from backend.systems.kiss3dgen.train import train as train_kiss
+        from backend.systems.kiss3dgen.train_stage import KissTrainRequest
 
         for name in ("random", "limit"):
             if options.pop(name):

@@ -15,7 +15,8 @@ from backend.systems.kiss3dgen import train_data
 from backend.systems.kiss3dgen.flux.config import read_config
 from backend.systems.kiss3dgen.flux.networks import load_flux
 from backend.systems.kiss3dgen.flux.patch_autoencoder import PatchAutoencoder
-from backend.systems.kiss3dgen.train import KissTrainRequest, train
+from backend.systems.kiss3dgen.train import train
+from backend.systems.kiss3dgen.train_stage import KissTrainRequest
 
 TILE = 32
 RED, BLUE = (220, 30, 30), (30, 40, 220)

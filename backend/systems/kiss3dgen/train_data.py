@@ -110,7 +110,7 @@ class BundleTraining:
         self.latents = self._latents(vae, cache / f"latents-{split}.safetensors")
         self.texts = sorted({caption for variant in self.variants for caption in variant.captions} | {""})
         self.text_index = {text: index for index, text in enumerate(self.texts)}
-        self.tokens, self.pooled = self._features(settings.text_tokens)
+        self.tokens, self.pooled = self._features(settings.text_tokens, cache / f"texts-{split}.safetensors")
         self.photos = read_photos(photos, split, dataset.ids, settings.image_size) if photos else None
 
     def _latents(self, vae: Any, path: Path) -> Tensor:
@@ -135,15 +135,22 @@ class BundleTraining:
         save_file({key: latents}, path)
         return latents
 
-    def _features(self, count: int) -> tuple[Tensor, Tensor]:
-        """Tokens [M,L,384] and pooled [M,384] of every caption, float16."""
+    def _features(self, count: int, path: Path) -> tuple[Tensor, Tensor]:
+        """Tokens [M,L,384] and pooled [M,384] of every caption, float16; read from `path` if they are the same."""
+        key = hashlib.sha256(f"{count} {self.texts}".encode()).hexdigest()[:16]
+        stored = load_file(path) if path.exists() else {}
+        if f"{key}.tokens" in stored:
+            return stored[f"{key}.tokens"], stored[f"{key}.pooled"]
+        logger.info("encoding %d captions", len(self.texts))
         encoder = MiniLM(count)
         tokens, pooled = [], []
         for start in range(0, len(self.texts), 64):
             features = encoder.encode(self.texts[start : start + 64])
             tokens.append(features.tokens.half())
             pooled.append(features.pooled.half())
-        return torch.cat(tokens), torch.cat(pooled)
+        found = torch.cat(tokens), torch.cat(pooled)
+        save_file({f"{key}.tokens": found[0], f"{key}.pooled": found[1]}, path)
+        return found
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """A batch: latents [B,T,4C], tokens [B,L,384], pooled [B,384], photos [B,3,s,s] in [0,1] on white or None."""

@@ -1,0 +1,218 @@
+"""The stages that learn in latents: the base, the tile ControlNet and the bundle LoRA."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from backend.training.loop import TrainingLoop
+
+from .flux.latents import decode_tokens, encode_pictures, image_ids, text_ids
+from .train_data import BundleTraining
+from .train_stage import KissTrainRequest, Stage
+
+DROP_TEXT = 0.1  # share of pictures that are learnt without their sentence, for guidance
+PHOTO_SHARE = 0.4  # of the batches: with photo tokens
+PHOTO_ONLY = 0.5  # of the pictures in those: without their sentence
+NOISE_SHIFT = 2.0  # noisy times are drawn more often, half as strongly as they are sampled (shift 3)
+LORA_RANK = 16
+LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
+BLUR = 4  # the tile condition's bundle is blurred down and up by at most this
+
+
+class FlowStage(Stage):
+    """What the transformer's stages share: data, noise, the prediction's error."""
+
+    needs_photos = False
+
+    def __init__(self, request: KissTrainRequest) -> None:
+        super().__init__(request)
+        self.vae = self.frozen_vae()
+        cache = request.out / "kiss3dgen"
+        photos = request.photos if self.needs_photos else None
+        self.train_set, self.held_out = (
+            BundleTraining(request.data, photos, split, self.vae, self.settings, cache) for split in ("train", "val")
+        )
+        height, width = self.settings.size
+        self.image_ids = image_ids(height, width, self.device)
+        null = self.train_set.text_index[""]
+        self.null_tokens = self.train_set.tokens[null].float().to(self.device)
+        self.null_pooled = self.train_set.pooled[null].float().to(self.device)
+
+    def frozen_vae(self) -> Any:
+        """The exported autoencoder, with the scaling that it was exported with."""
+        entry = json.loads((self.request.folder / "vae.json").read_text(encoding="utf-8"))
+        self.config["networks"]["vae"] = entry
+        return self.frozen("vae")
+
+    def noisy(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """(noisy latents, noise levels [B], target velocity) of latents [B,T,C] (flow matching, spec 6)."""
+        levels = torch.sigmoid(torch.randn(len(latents), generator=generator))
+        levels = (NOISE_SHIFT * levels / (1 + (NOISE_SHIFT - 1) * levels)).to(self.device)
+        noise = torch.randn(latents.shape, generator=generator).to(self.device)
+        mixed = torch.lerp(latents, noise, levels.view(-1, 1, 1))
+        return mixed, levels, noise - latents
+
+    def told(self, tokens: Tensor, pooled: Tensor, drop: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Sentences' features with the share `drop` of them replaced by the empty sentence's."""
+        gone = (torch.rand(len(tokens), generator=generator) < drop).to(self.device)
+        tokens = torch.where(gone.view(-1, 1, 1), self.null_tokens, tokens.to(self.device))
+        return tokens, torch.where(gone.view(-1, 1), self.null_pooled, pooled.to(self.device))
+
+    def predict(
+        self, transformer: Any, mixed: Tensor, levels: Tensor, tokens: Tensor, pooled: Tensor, **more: Any
+    ) -> Any:
+        """The velocity [B,T,C] that the transformer sees in `mixed`."""
+        return transformer(
+            hidden_states=mixed, timestep=levels, encoder_hidden_states=tokens, pooled_projections=pooled,
+            img_ids=self.image_ids, txt_ids=text_ids(tokens.shape[1], self.device), return_dict=False, **more,
+        )[0].float()  # fmt: skip
+
+    def validate(self) -> dict[str, float]:
+        generator = torch.Generator().manual_seed(1)
+        values = [float(self.batch_loss(self.held_out, 32, generator)[0]) for _ in range(4)]
+        return {"loss": sum(values) / len(values)}
+
+    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        return self.batch_loss(self.train_set, self.size, generator)
+
+    def batch_loss(
+        self, data: BundleTraining, count: int, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The loss of `count` pictures of `data`."""
+        raise AssertionError("a stage defines its loss")
+
+
+class Base(FlowStage):
+    """The transformer, told by a sentence, a photo (through SigLIP and the Redux embedder), or both."""
+
+    parts = {"transformer": "transformer", "image_encoder": "image_encoder", "redux": "redux"}
+    batch = 32
+    rate = 1.5e-3
+    muon = True
+    needs_photos = True
+
+    def __init__(self, request: KissTrainRequest) -> None:
+        super().__init__(request)
+        self.module = nn.ModuleDict({role: self.new(role) for role in self.parts})
+
+    def batch_loss(
+        self, data: BundleTraining, count: int, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        latents, tokens, pooled, photos = data.draw(count, generator)
+        mixed, levels, target = self.noisy(latents.to(self.device), generator)
+        with_photo = photos is not None and float(torch.rand(1, generator=generator)) < PHOTO_SHARE
+        tokens, pooled = self.told(tokens, pooled, PHOTO_ONLY if with_photo else DROP_TEXT, generator)
+        if with_photo:
+            assert photos is not None
+            tokens = torch.cat([tokens, self.photo_tokens(photos)], 1)
+        predicted = self.predict(self.module["transformer"], mixed, levels, tokens, pooled)
+        value = functional.mse_loss(predicted, target)
+        return value, {}
+
+    def photo_tokens(self, photos: Tensor) -> Tensor:
+        """Tokens [B,P,D] of photos [B,3,s,s] in [0,1]."""
+        mean, std = (
+            torch.tensor(values).view(1, 3, 1, 1) for values in (self.settings.image_mean, self.settings.image_std)
+        )
+        seen = self.module["image_encoder"](((photos - mean) / std).to(self.device)).last_hidden_state
+        embedded: Tensor = self.module["redux"](seen).image_embeds
+        return embedded
+
+
+class ControlNet(FlowStage):
+    """The tile condition: the ControlNet reads a blurred bundle of the object, the base stays as it is."""
+
+    parts = {"controlnet": ""}
+    batch = 32
+    rate = 1e-3
+    muon = True
+
+    def __init__(self, request: KissTrainRequest) -> None:
+        super().__init__(request)
+        from diffusers import FluxControlNetModel
+
+        self.base = self.frozen("transformer")
+        arguments = self.config["networks"]["controlnet"]["args"]
+        started = FluxControlNetModel.from_transformer(
+            self.base, num_layers=arguments["num_layers"], num_single_layers=arguments["num_single_layers"],
+            attention_head_dim=arguments["attention_head_dim"], num_attention_heads=arguments["num_attention_heads"],
+        )  # fmt: skip
+        self.module = self.new("controlnet")
+        self.module.load_state_dict(started.state_dict(), strict=False)  # the union's mode embedder starts at random
+
+    def batch_loss(
+        self, data: BundleTraining, count: int, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        latents, tokens, pooled, _ = data.draw(count, generator)
+        latents = latents.to(self.device)
+        mixed, levels, target = self.noisy(latents, generator)
+        tokens, pooled = self.told(tokens, pooled, DROP_TEXT, generator)
+        condition = self.condition(latents, generator)
+        mode = torch.full((count, 1), self.settings.control_mode, dtype=torch.long, device=self.device)
+        blocks, singles = self.module(
+            hidden_states=mixed, controlnet_cond=condition, controlnet_mode=mode, conditioning_scale=1.0,
+            timestep=levels, encoder_hidden_states=tokens, pooled_projections=pooled, img_ids=self.image_ids,
+            txt_ids=text_ids(tokens.shape[1], self.device), return_dict=False,
+        )  # fmt: skip
+        predicted = self.predict(
+            self.base, mixed, levels, tokens, pooled,
+            controlnet_block_samples=blocks, controlnet_single_block_samples=singles,
+        )  # fmt: skip
+        value = functional.mse_loss(predicted, target)
+        return value, {}
+
+    def condition(self, latents: Tensor, generator: torch.Generator) -> Tensor:
+        """The latents of the same bundles, blurred by 1 to BLUR pixels (1: as they are)."""
+        factor = int(torch.randint(1, BLUR + 1, (1,), generator=generator))
+        if factor == 1:
+            return latents
+        height, width = self.settings.size
+        with torch.no_grad():
+            pictures = decode_tokens(self.vae, latents, height, width)
+            small = functional.interpolate(pictures, scale_factor=1 / factor, mode="bilinear", antialias=True)
+            blurred = functional.interpolate(small, size=(height, width), mode="bilinear", align_corners=False)
+            return encode_pictures(self.vae, blurred)
+
+
+class BundleLora(FlowStage):
+    """The bundle LoRA: the base has learnt mirrored and recoloured bundles too, the LoRA the untouched ones alone."""
+
+    batch = 32
+    rate = 5e-4
+
+    def __init__(self, request: KissTrainRequest) -> None:
+        super().__init__(request)
+        from peft import LoraConfig
+
+        for data in (self.train_set, self.held_out):
+            kept = [i for i, variant in enumerate(data.variants) if not variant.mirrored and not variant.hue]
+            data.variants = [data.variants[index] for index in kept]
+            data.latents = data.latents[kept]
+        self.module = self.frozen("transformer")
+        self.module.add_adapter(LoraConfig(r=LORA_RANK, lora_alpha=LORA_RANK, target_modules=LORA_TARGETS))
+
+    def batch_loss(
+        self, data: BundleTraining, count: int, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        latents, tokens, pooled, _ = data.draw(count, generator)
+        mixed, levels, target = self.noisy(latents.to(self.device), generator)
+        tokens, pooled = self.told(tokens, pooled, DROP_TEXT, generator)
+        value = functional.mse_loss(self.predict(self.module, mixed, levels, tokens, pooled), target)
+        return value, {}
+
+    def load_shipped(self) -> bool:
+        return False
+
+    def export(self, loop: TrainingLoop) -> None:
+        """One file in the PEFT layout."""
+        from peft import get_peft_model_state_dict
+
+        state = get_peft_model_state_dict(self.module, state_dict=loop.averaged_state())
+        tensors = {f"transformer.{name}": value.half().contiguous() for name, value in state.items()}
+        save_file(tensors, self.request.folder / "lora.safetensors")
