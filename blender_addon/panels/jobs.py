@@ -66,7 +66,8 @@ def _draw_job(box: bpy.types.UILayout, context: bpy.types.Context, record: JobRe
     if record.failure is not None and record.state == "failed":
         widgets.sentence(box, context, record.failure.message, "ERROR")
         row = box.row(align=True)
-        widgets.next_step_button(row, record.failure.next_step, requesting.panel_of(record))
+        model = record.system if session.get().models.find(record.system) else ""
+        widgets.next_step_button(row, record.failure.next_step, requesting.panel_of(record), model)
         if record.failure.code != "bad_input":  # the artist can help that; a report cannot
             row.operator("maquette.copy_report")
     for text in (record.waiting if record.applied == 0 else "", record.message if record.state == "done" else ""):

@@ -83,14 +83,17 @@ def steps_row(column: bpy.types.UILayout, settings: bpy.types.PropertyGroup, eng
         row.label(text=f"takes {usual}")
 
 
-def next_step_button(layout: bpy.types.UILayout, step: str, panel: str = "create") -> None:
-    """The button for a failure's next step, if it has one. panel: whose picture a choice is for, create or match."""
+def next_step_button(layout: bpy.types.UILayout, step: str, panel: str = "create", model: str = "") -> None:
+    """The button for a failure's next step, if it has one. panel: whose picture a choice is for, create or match;
+    model: whose weights are meant, the engine's name."""
     if step not in NEXT_STEP_OPERATORS:
         return
     name, text = NEXT_STEP_OPERATORS[step]
     button = layout.operator(name, text=text)
     if name == "maquette.choose_picture":
         button.target, button.slot = panel, "mask" if step == "give_mask" else "image"
+    elif name == "maquette.install_model" and model:
+        button.model_id = model
 
 
 class SidebarPanel:
