@@ -96,13 +96,12 @@ def _replaced(target: bpy.types.Object, result: RefinedMesh, cube_to_object: np.
     made[MARK] = result.provenance.get("job_id", "")
     target.data = made
     target.material_slots[0].link = "DATA"  # a material of the object itself would hide the mesh's
-    if MARK in old:
-        if old.users == 0:
-            bpy.data.meshes.remove(old)  # an earlier result; what the artist made is kept already
-    else:
+    if MARK in old and old.users == 0:
+        bpy.data.meshes.remove(old)  # an earlier result; what the artist made is kept already
+    elif old.users == 0 and old.library is None:
         old.use_fake_user = True
         old.name = f"{name} Original"
-    made.name = name
+    made.name = name  # with a number where other objects still use the old mesh
     provenance.store(target, result.provenance)
     return MODIFIERS if _switch_off_modifiers(target) else ""
 

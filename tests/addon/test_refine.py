@@ -166,7 +166,19 @@ def test_another_user_of_the_mesh_keeps_it(statue):
     bpy.context.scene.collection.objects.link(twin)
     select(statue)
     press(destination="REPLACE")
-    assert twin.data.name == "Marble Original" and len(twin.data.vertices) == 4 and twin.data != statue.data
+    assert twin.data.name == "Marble" and len(twin.data.vertices) == 4 and not twin.data.use_fake_user
+    assert statue.data.name == "Marble.001" and len(statue.data.vertices) == 14
+
+
+def test_shape_keys_stay_with_the_original(statue):
+    statue.modifiers.clear()
+    statue.shape_key_add(name="Basis")
+    statue.shape_key_add(name="Tall").data[3].co.z = 5.0
+    statue.data.shape_keys.key_blocks["Tall"].value = 1.0
+    before = evaluated(statue)
+    press(destination="REPLACE")
+    assert np.abs(evaluated(statue) - before).max() < 1e-4 and statue.data.shape_keys is None
+    assert len(bpy.data.meshes["Marble Original"].shape_keys.key_blocks) == 2
 
 
 @pytest.mark.parametrize("destination", ["BESIDE", "REPLACE"])
