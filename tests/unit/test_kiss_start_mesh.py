@@ -97,3 +97,17 @@ def test_a_bundle_shrinks_by_area() -> None:
     assert small.mask.mean() == pytest.approx(bundle.mask.mean(), abs=1e-6)
     assert np.allclose(small.rgb[0, 3, 5], bundle.rgb[0, 6:8, 10:12].mean(axis=(0, 1)), atol=1e-6)
     assert starts.resized(bundle, SIZE) is bundle
+
+
+def test_a_rod_thinner_than_a_pixel_is_kept() -> None:
+    vertices, faces = starts.ball(1.0, 3)
+    rod = (vertices * [0.012, 0.8, 0.012]).astype(np.float32), faces  # a pixel of 48 is 0.05 wide
+    bundle = starts.resized(drawn_bundle(rod, 8 * SIZE), SIZE)
+    assert bundle.mask.max() < 0.7
+    surface = starts.start_mesh(bundle)
+    assert np.ptp(surface[0][:, 1]) > 0.95 and np.ptp(surface[0][:, 0]) < 0.12
+    wide = starts.with_thin_parts(bundle)
+    assert (wide.mask >= 0.99).any(axis=-1).sum() > 0.7 * (bundle.mask > 0.2).any(axis=-1).sum()
+    local = bundles.decode_normals(wide.normals[wide.mask > 0.99])
+    assert np.abs(np.linalg.norm(2 * wide.normals[wide.mask > 0.99] - 1, axis=-1) - 1).mean() < 0.15
+    assert (local[:, 2] > 0.5).mean() > 0.9

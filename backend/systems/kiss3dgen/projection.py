@@ -16,16 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from backend.rendering.rasterizer import rasterize
-from backend.systems.kiss3dgen.bundle import (
-    AZIMUTHS,
-    ELEVATION,
-    FOV,
-    RADIUS,
-    from_bundle_frame,
-    view_axes,
-    view_cameras,
-)
+from backend.systems.kiss3dgen.bundle import AZIMUTHS, ELEVATION, FOV, RADIUS, view_axes
 from backend.systems.kiss3dgen.inpaint import complete_unseen
 
 COLOR_WEIGHTS = (1.0, 0.5, 1.0, 0.5)  # of the views, spec 8
@@ -33,7 +24,6 @@ NORMAL_WEIGHTS = (1.0, 0.9, 1.0, 0.9)
 LEAST_COSINE = 0.05  # of a face to the camera
 CONFIDENCE = 0.1  # weight below which a blend counts as weak
 ERODE_SIZE, BLUR_SIZE = 10, 5  # pixels of the published 512 tiles
-PUBLISHED_TILE = 512
 
 
 @dataclass(frozen=True)
@@ -91,16 +81,6 @@ def sample_view(
     return Sampled(rows, values[:, :-1], values[:, -1], cosine)
 
 
-def visible_faces(
-    vertices: np.ndarray, faces: np.ndarray, size: int, radius: float = RADIUS, azimuths: Sequence[float] = AZIMUTHS
-) -> list[np.ndarray]:
-    """The faces [K] int64 that own a pixel of each view of `size` x `size`; vertices [N,3] in the bundle frame."""
-    cameras, intrinsics = view_cameras(radius, tuple(azimuths))
-    ours = from_bundle_frame(np.asarray(vertices, np.float64))
-    drawn = [rasterize(ours, faces, camera, intrinsics, (size, size)).face for camera in cameras]
-    return [np.unique(face[face >= 0]) for face in drawn]
-
-
 def project_views(
     vertices: Tensor,
     faces: Tensor,
@@ -144,9 +124,3 @@ def soften_mask(mask: np.ndarray, erode: int = ERODE_SIZE, blur: int = BLUR_SIZE
     kernel /= kernel.sum()
     along = ndimage.correlate1d(shrunk, kernel, axis=1, mode="mirror")
     return np.asarray(ndimage.correlate1d(along, kernel, axis=2, mode="mirror"), np.float32)
-
-
-def color_alpha(mask: np.ndarray) -> np.ndarray:
-    """`soften_mask` with windows in proportion to the tile's size: mixed colours at the rim are not to be used."""
-    scale = mask.shape[-1] / PUBLISHED_TILE
-    return soften_mask(mask, max(2, round(ERODE_SIZE * scale)), 2 * round(BLUR_SIZE * scale / 2) + 1)

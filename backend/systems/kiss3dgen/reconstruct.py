@@ -20,7 +20,7 @@ from backend.systems.finishing import FinishOptions, finish
 from backend.systems.kiss3dgen.bundle import RADIUS, Bundle, from_bundle_frame
 from backend.systems.kiss3dgen.isomer.refine import refine
 from backend.systems.kiss3dgen.isomer.settings import IsomerSettings, settings_for
-from backend.systems.kiss3dgen.start_mesh import Surface, ball, resized, start_mesh
+from backend.systems.kiss3dgen.start_mesh import Surface, ball, resized, start_mesh, with_thin_parts
 from backend.systems.kiss3dgen.texture import bundle_painter
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def refined(bundle: Bundle, settings: ReconstructSettings, hooks: Hooks, start: 
     """The shape alone: vertices [V,3] float64 in the object cube and faces [F,3] int64. Errors as `reconstruct`."""
     hooks.stage(STAGES[0])
     if settings.isomer is None and settings.start != "lrm":
-        bundle = resized(bundle, REFINE_SIZE)
+        bundle = with_thin_parts(resized(bundle, REFINE_SIZE))
     schedule = settings.schedule(bundle.size)
     if start is None:
         start = made_start(bundle, settings, schedule.radius, hooks)

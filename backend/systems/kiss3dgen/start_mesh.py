@@ -24,6 +24,7 @@ from backend.systems.kiss3dgen.bundle import (
     RADIUS,
     Bundle,
     from_bundle_frame,
+    on_white,
     view_axes,
     view_cameras,
 )
@@ -36,11 +37,14 @@ Surface = tuple[np.ndarray, np.ndarray]
 
 EXTENT = 2.0  # side of the grid's cube; objects lie within 1.8
 GRID = 64
+FINER = 2  # times as fine a grid for thin parts
+LEAST_SHARE = 0.2  # of a pixel that a thin part covers to be one
+THIN = 0.15  # cells by which a thin part outlives the smoothing
 FINE = 256  # pixels of a side to which small masks are enlarged before distances are measured
 DEPTH_SIZE = 96  # pixels of a side at which normals are integrated
 LEAST_MASK = 4  # pixels: fewer are no object
 GOOD_COVERAGE = 0.9  # of every mask by the hull: below it the masks disagree
-SMOOTHING = 0.7  # cells
+SMOOTHING = 0.6  # cells
 CARVE_SLACK = 0.004  # units that a depth may be too far back
 FACING_LEAST = 0.2  # least cosine by which a depth difference counts as distance
 
@@ -74,22 +78,51 @@ def ball(radius: float = 0.6, subdivisions: int = 3) -> Surface:
 
 
 def start_mesh(bundle: Bundle, radius: float = RADIUS, grid: int = GRID) -> Surface:
-    """The carved hull of a bundle whose views were taken at `radius`.
+    """The carved hull of a bundle whose views were taken at `radius`; parts too thin for the grid take a finer one.
 
     Errors: `MaquetteError` where the masks are empty, or have no common body even when one of them is left out.
     """
-    hull, views = consistent_hull(bundle.mask, radius, grid)
+    small = with_thin_parts(resized(bundle, DEPTH_SIZE))
+    hull, views = consistent_hull(small.mask, radius, grid)
     surface = extract(hull)
-    drawn = draw(surface, min(bundle.size, DEPTH_SIZE), radius)
-    small = resized(bundle, len(drawn[0].depth))
+    drawn = draw(surface, small.size, radius)
+    if shown(drawn, small.mask, views) < GOOD_COVERAGE:
+        finer, finer_views = consistent_hull(small.mask, radius, FINER * grid)
+        other = extract(finer)
+        again = draw(other, small.size, radius)
+        if shown(again, small.mask, finer_views) > shown(drawn, small.mask, views):
+            hull, views, surface, drawn = finer, finer_views, other, again
     depths = [
         integrate(small.normals[view], small.mask[view], drawn[view].depth) if view in views else None
         for view in range(len(AZIMUTHS))
     ]
-    carved = np.minimum(hull, carving(depths, radius, grid))
+    carved = np.minimum(hull, carving(depths, radius, len(hull) - 1))
     carved = restored(carved, hull, small.mask, views, radius)
     carved_surface = extract(carved)
     return carved_surface if len(carved_surface[1]) else surface
+
+
+def with_thin_parts(bundle: Bundle) -> Bundle:
+    """The bundle with what is thinner than a pixel made as wide as one: a pixel counts by the share that it covers of
+    the fullest one beside it."""
+    around = ndimage.maximum_filter(bundle.mask, size=(1, 3, 3))
+    mask = np.where(around >= LEAST_SHARE, bundle.mask / np.maximum(around, LEAST_SHARE), bundle.mask).clip(0.0, 1.0)
+    wider = (mask > bundle.mask)[..., None]
+    share = bundle.mask.clip(LEAST_SHARE / 2, 1.0)[..., None]
+    rgb, normals = (
+        np.where(wider, on_white(((tiles - (1.0 - share)) / share).clip(0.0, 1.0), mask), tiles).astype(np.float32)
+        for tiles in (bundle.rgb, bundle.normals)
+    )
+    return Bundle(rgb, normals, mask.astype(np.float32))
+
+
+def shown(drawn: list[Raster], mask: np.ndarray, views: tuple[int, ...]) -> float:
+    """The least share of a mask [V,S,S] that a surface, drawn at its size, covers."""
+    shares = []
+    for view in views:
+        wanted = mask[view] >= 0.5
+        shares.append(float((drawn[view].mask & wanted).sum() / max(wanted.sum(), 1)))
+    return min(shares)
 
 
 def consistent_hull(mask: np.ndarray, radius: float = RADIUS, grid: int = GRID) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -218,7 +251,9 @@ def extract(field: np.ndarray) -> Surface:
     """The closed surface where a smoothed field [G+1,G+1,G+1] (positive inside) is zero."""
     grid = len(field) - 1
     limit = 3 * EXTENT / grid
-    field = ndimage.gaussian_filter(field.clip(-limit, limit).astype(np.float32), SMOOTHING)
+    sharp = field.clip(-limit, limit).astype(np.float32)
+    field = ndimage.gaussian_filter(sharp, SMOOTHING)
+    field = np.where(sharp > 0, np.maximum(field, np.minimum(sharp, THIN * EXTENT / grid)), field)
     for axis in range(3):
         edge = np.moveaxis(field, axis, 0)
         edge[0] = np.minimum(edge[0], -1e-3)
