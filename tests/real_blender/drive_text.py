@@ -115,7 +115,7 @@ def steps() -> Iterator[None]:
     """What a person does, in order."""
     yield
     driving.install()
-    driving.open_only("MAQUETTE_PT_create", "MAQUETTE_PT_create_list")
+    driving.open_only("MAQUETTE_PT_create")
     for thing in [thing for thing in window().scene.objects if thing.type == "MESH"]:
         bpy.data.objects.remove(thing)
     yield from driving.show_tab()
