@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # Blender's own modules: the backend has none of them.
-BLENDER = {"bpy", "mathutils", "bmesh", "gpu", "blf", "bl_ui", "addon_utils", "_bpy"}
+BLENDER = {"bpy", "mathutils", "bmesh", "gpu", "blf", "bl_ui", "addon_utils", "imbuf", "_bpy"}
 # What an artist's Blender does not carry, and must never be given: it lives in the backend's own Python.
 HEAVY = {"torch", "diffusers", "transformers", "fastapi", "starlette", "uvicorn", "pydantic", "safetensors", "scipy",
          "PIL", "trimesh", "psutil", "httpx", "matplotlib"}  # fmt: skip
