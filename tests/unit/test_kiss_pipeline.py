@@ -118,8 +118,31 @@ def test_bad_requests_are_explained(
 def test_a_photo_is_cut_out_onto_white() -> None:
     photo = np.zeros((60, 80, 4), np.float32)
     photo[20:40, 30:50] = (0.2, 0.6, 0.2, 1.0)
-    picture, message = pipeline.photo_on_white(encode_png(photo), None)
+    cut, message = pipeline.cut_out(encode_png(photo), None)
+    picture = pipeline.on_white(cut)
     assert picture.shape[0] == picture.shape[1] and not message
     assert picture[0, 0] == pytest.approx(np.ones(3), abs=1e-3)
     middle = picture[picture.shape[0] // 2, picture.shape[1] // 2]
     assert middle == pytest.approx([0.2, 0.6, 0.2], abs=0.02)
+
+
+def test_with_its_models_a_photo_starts_from_a_reference_bundle(
+    tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole published way with tiny networks in the place of the published files, which are not here."""
+    from backend.systems.kiss3dgen import zero123_networks
+    from backend.systems.kiss3dgen.lrm import lrm
+    from backend.systems.kiss3dgen.lrm.generator import random_generator
+    from tests.unit.test_kiss_lrm import SMALL as SMALL_LRM
+    from tests.unit.test_kiss_zero123 import SMALL as SMALL_VIEWS
+
+    monkeypatch.setattr(zero123_networks, "load_published", lambda: zero123_networks.random_networks(SMALL_VIEWS))
+    monkeypatch.setattr(lrm, "load_lrm", lambda **_: random_generator(SMALL_LRM))
+    request = parse_request(tiny)
+    networks = pipeline.KissSystem("cpu").networks(request)
+    rgba = np.zeros((48, 48, 4), np.uint8)
+    rgba[10:38, 14:34] = (0, 0, 200, 255)
+    listener = Listener()
+    picture = pipeline.bundle_from_reference(networks, rgba, pipeline.on_white(rgba), request, listener)
+    assert picture.shape == (2 * TILE, 4 * TILE, 3) and np.isfinite(picture).all()
+    assert listener.stages == ["views", "rough_mesh", "sample_bundle"] and listener.previews

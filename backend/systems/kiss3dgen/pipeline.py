@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from backend.catalog.catalog import find_model, is_installed, models_folder
 from backend.contract import meshes
 from backend.contract.errors import MaquetteError
 from backend.contract.meshes import MeshData
@@ -30,12 +31,14 @@ from backend.systems.finishing import with_pivot
 from backend.systems.kiss3dgen import bundle, reconstruct
 from backend.systems.kiss3dgen.flows import StageOneFlow, read_flows
 from backend.systems.kiss3dgen.flux import places
-from backend.systems.kiss3dgen.flux.networks import FluxNetworks, load_flux
+from backend.systems.kiss3dgen.flux.networks import PUBLISHED, FluxNetworks, load_flux
 from backend.systems.kiss3dgen.flux.sampler import generate_bundle
 from backend.systems.kiss3dgen.request import Request, parse_request
 
 TEXT, IMAGE, MESH = "text_to_3d", "image_to_3d", "refine_mesh"
 STAGES = ("prepare", "sample_bundle", *reconstruct.STAGES)
+REFERENCE_MODELS = ("zero123plus", "kiss3dgen_flexgen", "kiss3dgen_lrm")
+"""In the catalogue: what a photo's reference bundle takes; without them the photo speaks through Redux alone."""
 NARROW = "The small weights know game props and furniture; expect less of anything else."
 """What an artist should know of mini whatever was asked."""
 EMPTY = "The bundle shows no object, so there is no mesh; try another seed or say what it is in other words."
@@ -49,7 +52,7 @@ class KissSystem:
     name = "kiss3dgen"
     title = "Kiss3DGen"
     tasks = (TEXT, IMAGE, MESH)
-    stages = STAGES
+    stages = (STAGES[0], "views", "rough_mesh", *STAGES[1:])
 
     def __init__(self, device: str | None = None) -> None:
         self.device = device or os.environ.get("MAQUETTE_DEVICE") or str(best_device())
@@ -108,6 +111,37 @@ def bundle_from_photo(networks: FluxNetworks, photo: np.ndarray, request: Reques
     return generate_bundle(networks, prompt, settings, _generator(request), hooks, photo=photo)
 
 
+def bundle_from_reference(
+    networks: FluxNetworks, rgba: np.ndarray, photo: np.ndarray, request: Request, hooks: Hooks
+) -> np.ndarray:
+    """The bundle picture [2S,4S,3] of a cut-out photo [H,W,4] uint8 as published (spec 6.1): four views and a rough
+    mesh give a reference bundle, which Stage I starts from and keeps to; the photo on white [H,W,3] is its image prior.
+
+    Errors: `MaquetteError` model_missing for one of its models.
+    """
+    from backend.systems.kiss3dgen import reference_bundle as reference  # large models, imported where they are wanted
+    from backend.systems.kiss3dgen.lrm.lrm import load_lrm
+    from backend.systems.kiss3dgen.zero123_networks import load_published
+
+    seed, device = request.seed % 2**31, str(networks.device)
+    made = reference.reference_bundle(rgba, load_published(), load_lrm(device=device), seed, hooks=hooks)
+    picture = bundle.join(made)
+    hooks.preview(encode_png(picture))
+    hooks.stage("sample_bundle")
+    flow = flow_of(networks, "image" if "controlnet" in networks else "image_no_control")
+    settings = flow.settings(request.steps if request.steps else networks.settings.steps)
+    control = picture if flow.needs_control else None
+    prompt = request.prompt.strip()
+    return generate_bundle(
+        networks, prompt, settings, _generator(request), hooks, init=picture, photo=photo, control=control
+    )
+
+
+def has_reference_models() -> bool:
+    """Whether the models of a reference bundle are installed."""
+    return all(is_installed(models_folder(), find_model(name)) for name in REFERENCE_MODELS)
+
+
 def bundle_from_bundle(networks: FluxNetworks, picture: np.ndarray, request: Request, hooks: Hooks) -> np.ndarray:
     """The bundle picture [2S,4S,3] of a rendered one [2S',4S',3], enhanced, or edited as the prompt says."""
     hooks.stage("sample_bundle")
@@ -132,11 +166,15 @@ def object_from_photo(networks: FluxNetworks, inputs: dict[str, bytes], request:
     _only(inputs, ("image", "mask"))
     if "image" not in inputs:
         raise MaquetteError("bad_input", "Kiss3DGen needs a picture for this; choose an image.", "", "choose_image")
-    photo, message = photo_on_white(inputs["image"], inputs.get("mask"))
+    cut, message = cut_out(inputs["image"], inputs.get("mask"))
     if message:
         hooks.message(message)
+    photo = on_white(cut)
     hooks.preview(encode_png(photo))
-    picture = bundle_from_photo(networks, photo, request, hooks)
+    if request.weights == PUBLISHED and has_reference_models():
+        picture = bundle_from_reference(networks, cut, photo, request, hooks)
+    else:
+        picture = bundle_from_photo(networks, photo, request, hooks)
     return _result(networks, picture, IMAGE, request, hooks)
 
 
@@ -145,9 +183,7 @@ def refined_object(networks: FluxNetworks, inputs: dict[str, bytes], request: Re
     _only(inputs, ("bundle", "mesh"))
     if "bundle" not in inputs:
         raise MaquetteError("bad_input", "Kiss3DGen needs the bundle picture of the mesh; select a mesh.")
-    given = decode_image(inputs["bundle"])
-    pixels = given.rgba.astype(np.float32) / 255.0
-    shown = pixels[..., :3] * pixels[..., 3:] + 1.0 - pixels[..., 3:]
+    shown = on_white(decode_image(inputs["bundle"]).rgba)
     hooks.preview(inputs["bundle"])
     picture = bundle_from_bundle(networks, shown, request, hooks)
     return _result(networks, picture, MESH, request, hooks)
@@ -156,8 +192,8 @@ def refined_object(networks: FluxNetworks, inputs: dict[str, bytes], request: Re
 TASKS: dict[str, TaskFunction] = {TEXT: object_from_text, IMAGE: object_from_photo, MESH: refined_object}
 
 
-def photo_on_white(image: bytes, mask: bytes | None) -> tuple[np.ndarray, str]:
-    """The object of a photo cut out, cropped as in training, on white: [S,S,3] float32 in [0,1]; and what to say of it.
+def cut_out(image: bytes, mask: bytes | None) -> tuple[np.ndarray, str]:
+    """The object of a photo with its alpha, cropped as in training: [S,S,4] uint8; and what to say of it.
 
     Errors: `MaquetteError` bad_input.
     """
@@ -167,9 +203,13 @@ def photo_on_white(image: bytes, mask: bytes | None) -> tuple[np.ndarray, str]:
         crop = preprocess.crop_to_content(np.dstack([picture.rgba[..., :3], cutout.alpha]))
     except ValueError as error:
         raise MaquetteError("bad_input", str(error), next_step="give_mask") from error
-    pixels = crop.image.astype(np.float32) / 255.0
-    message = cutout.message if cutout.source == "cut_out" else ""
-    return pixels[..., :3] * pixels[..., 3:] + 1.0 - pixels[..., 3:], message
+    return crop.image, cutout.message if cutout.source == "cut_out" else ""
+
+
+def on_white(rgba: np.ndarray) -> np.ndarray:
+    """A picture with straight alpha [H,W,4] uint8 on white [H,W,3] float32 in [0,1]."""
+    pixels = rgba.astype(np.float32) / 255.0
+    return pixels[..., :3] * pixels[..., 3:] + 1.0 - pixels[..., 3:]
 
 
 def mesh_of(picture: np.ndarray, request: Request, hooks: Hooks, device: str = "cpu") -> MeshData:
