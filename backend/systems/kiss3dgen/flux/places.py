@@ -88,6 +88,11 @@ def find_base(name: str) -> Base:
 
 def folder_places(folder: Path) -> dict[str, Place]:
     """Role -> place of every network in a folder of our own layout. Errors: `MaquetteError` model_missing."""
+    if folder == MINI_FOLDER and not folder.is_dir():
+        raise MaquetteError(
+            "model_missing", "Kiss3DGen's small weights are not in this version; install its published ones under Models.",
+            str(folder), "install_model",
+        )  # fmt: skip
     if not folder.is_dir():
         raise MaquetteError(
             "model_missing", f"The weights folder {folder.name!r} does not exist; install the weights or choose mini.",
