@@ -90,7 +90,7 @@ def folder_places(folder: Path) -> dict[str, Place]:
     """Role -> place of every network in a folder of our own layout. Errors: `MaquetteError` model_missing."""
     if folder == MINI_FOLDER and not folder.is_dir():
         raise MaquetteError(
-            "model_missing", "Kiss3DGen's small weights are not in this version; install its published ones under Models.",
+            "model_missing", "Kiss3DGen has no small weights in this version; install its published ones under Models.",
             str(folder), "install_model",
         )  # fmt: skip
     if not folder.is_dir():
