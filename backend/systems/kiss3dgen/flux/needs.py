@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,7 +51,7 @@ def needs(entries: Entries, profile: str) -> Needs:
     visiting: dict[str, int] = {}
     for role, entry in entries.items():
         stage = STAGE_OF.get(role, "")
-        fixed, blocks = _network_bytes(entry, role, chosen)
+        fixed, blocks = _network_bytes(json.dumps(entry), role, chosen)
         if chosen.streamed and role in STREAMED:
             there[stage] = there.get(stage, 0) + fixed + 2 * max(blocks, default=0)  # one works while the next arrives
             visiting[stage] = visiting.get(stage, 0) + sum(blocks)
@@ -62,7 +64,7 @@ def needs(entries: Entries, profile: str) -> Needs:
 
 def choose_profile(entries: Entries, free: int, device: torch.device) -> str:
     """The first profile whose weights and work fit into `free` bytes of `device`, and the most frugal if none does."""
-    if sum(_total(entry) for entry in entries.values()) * 4 <= SMALL:
+    if needs(entries, "full").device <= SMALL:
         return "full"
     names = ("half", "int8") if device.type == "cpu" else ("half", "int8", "offload")
     for name in names:
@@ -71,18 +73,15 @@ def choose_profile(entries: Entries, free: int, device: torch.device) -> str:
     return names[-1]
 
 
-def _total(entry: Mapping[str, Any]) -> int:
-    return sum(parameter.numel() for parameter in build_empty(entry).parameters())
-
-
-def _network_bytes(entry: Mapping[str, Any], role: str, profile: Profile) -> tuple[int, list[int]]:
-    """Bytes of one network: outside its lists of blocks, and of each block."""
-    network = build_empty(entry)
+@functools.cache
+def _network_bytes(entry: str, role: str, profile: Profile) -> tuple[int, tuple[int, ...]]:
+    """Bytes of one network, described in JSON: outside its lists of blocks, and of each block."""
+    network = build_empty(json.loads(entry))
     if profile.int8:
         quantise_linears(network, BLOCKS.get(role, ()))
     width = 2 if profile.half else 4
     total = _bytes(network, width)
-    blocks = [_bytes(block, width) for block in blocks_of(network, BLOCKS.get(role, ()))]
+    blocks = tuple(_bytes(block, width) for block in blocks_of(network, BLOCKS.get(role, ())))
     return total - sum(blocks), blocks
 
 
