@@ -32,6 +32,13 @@ from backend.systems.kiss3dgen import bundle, reconstruct
 from backend.systems.kiss3dgen.flows import StageOneFlow, read_flows
 from backend.systems.kiss3dgen.flux import places
 from backend.systems.kiss3dgen.flux.networks import PUBLISHED, FluxNetworks, load_flux
+from backend.systems.kiss3dgen.flux.prompts import (
+    Prompt,
+    describe_photo,
+    find_captioner,
+    find_rewriter,
+    prepare_prompt,
+)
 from backend.systems.kiss3dgen.flux.sampler import generate_bundle
 from backend.systems.kiss3dgen.request import Request, parse_request
 
@@ -92,6 +99,18 @@ def flow_of(networks: FluxNetworks, name: str) -> StageOneFlow:
     flows = read_flows()
     own = f"{name}_mini"
     return flows.stage_one(own if networks.settings.text == "minilm" and own in flows.stage1 else name)
+
+
+def spoken(networks: FluxNetworks, request: Request, photo: np.ndarray | None = None) -> Prompt:
+    """What the text encoder is told: the prompt, spelled out where a language model is installed; of a photo [H,W,3]
+    without a prompt its caption. Small weights were trained on short sentences and get the prompt as it is (spec 3).
+    """
+    if networks.settings.text == "minilm":
+        return Prompt(request.prompt, request.prompt)
+    seed, device = request.seed % 2**31, str(networks.device)
+    if request.prompt.strip() or photo is None:
+        return prepare_prompt(request.prompt, seed, find_rewriter(device))
+    return describe_photo(photo, seed, find_captioner(device), find_rewriter(device))
 
 
 def bundle_from_text(networks: FluxNetworks, request: Request, hooks: Hooks) -> np.ndarray:
@@ -157,8 +176,9 @@ def bundle_from_bundle(networks: FluxNetworks, picture: np.ndarray, request: Req
 def object_from_text(networks: FluxNetworks, inputs: dict[str, bytes], request: Request, hooks: Hooks) -> RunResult:
     """Task text_to_3d: no inputs, the prompt is a parameter."""
     _only(inputs, ())
-    picture = bundle_from_text(networks, request, hooks)
-    return _result(networks, picture, TEXT, request, hooks)
+    said = spoken(networks, request)
+    picture = bundle_from_text(networks, replace(request, prompt=said.text), hooks)
+    return _result(networks, picture, TEXT, request, hooks, said)
 
 
 def object_from_photo(networks: FluxNetworks, inputs: dict[str, bytes], request: Request, hooks: Hooks) -> RunResult:
@@ -171,11 +191,13 @@ def object_from_photo(networks: FluxNetworks, inputs: dict[str, bytes], request:
         hooks.message(message)
     photo = on_white(cut)
     hooks.preview(encode_png(photo))
+    said = spoken(networks, request, photo)
+    told = replace(request, prompt=said.text)
     if request.weights == PUBLISHED and has_reference_models():
-        picture = bundle_from_reference(networks, cut, photo, request, hooks)
+        picture = bundle_from_reference(networks, cut, photo, told, hooks)
     else:
-        picture = bundle_from_photo(networks, photo, request, hooks)
-    return _result(networks, picture, IMAGE, request, hooks)
+        picture = bundle_from_photo(networks, photo, told, hooks)
+    return _result(networks, picture, IMAGE, request, hooks, said)
 
 
 def refined_object(networks: FluxNetworks, inputs: dict[str, bytes], request: Request, hooks: Hooks) -> RunResult:
@@ -222,12 +244,15 @@ def mesh_of(picture: np.ndarray, request: Request, hooks: Hooks, device: str = "
     return reconstruct.reconstruct(views, settings, hooks)
 
 
-def _result(networks: FluxNetworks, picture: np.ndarray, task: str, request: Request, hooks: Hooks) -> RunResult:
+def _result(
+    networks: FluxNetworks, picture: np.ndarray, task: str, request: Request, hooks: Hooks, said: Prompt | None = None
+) -> RunResult:
     bundle_png = encode_png(picture)
     hooks.preview(bundle_png)
     mesh = mesh_of(picture, request, hooks, str(networks.device))
     shown = thumbnail(mesh, None, None)
     notes = [NARROW] if request.weights == "mini" else []
+    notes += [said.note] if said is not None and said.note else []
     for note in notes:
         hooks.message(note)
     glb_bytes = glb.mesh_to_glb(with_pivot(mesh, request.pivot), "Maquette object")
@@ -236,6 +261,7 @@ def _result(networks: FluxNetworks, picture: np.ndarray, task: str, request: Req
         "system": KissSystem.name,
         "task": task,
         "prompt": request.prompt.strip(),
+        "prompt_used": request.prompt.strip() if said is None else said.text,
         "seed": request.seed,
         "steps": request.steps or networks.settings.steps,
         "weights": request.weights,
