@@ -40,10 +40,12 @@ from backend.systems.kiss3dgen.flux.prompts import (
     prepare_prompt,
 )
 from backend.systems.kiss3dgen.flux.sampler import generate_bundle
+from backend.systems.kiss3dgen.isomer.settings import settings_for
 from backend.systems.kiss3dgen.request import Request, parse_request
 
 TEXT, IMAGE, MESH = "text_to_3d", "image_to_3d", "refine_mesh"
 STAGES = ("prepare", "sample_bundle", *reconstruct.STAGES)
+ISOMER_FLOWS = {TEXT: "text", IMAGE: "image", MESH: "mesh"}
 REFERENCE_MODELS = ("zero123plus", "kiss3dgen_flexgen", "kiss3dgen_lrm")
 """In the catalogue: what a photo's reference bundle takes; without them the photo speaks through Redux alone."""
 NARROW = "The small weights know game props and furniture; expect less of anything else."
@@ -234,13 +236,21 @@ def on_white(rgba: np.ndarray) -> np.ndarray:
     return pixels[..., :3] * pixels[..., 3:] + 1.0 - pixels[..., 3:]
 
 
-def mesh_of(picture: np.ndarray, request: Request, hooks: Hooks, device: str = "cpu") -> MeshData:
-    """The finished mesh of a bundle picture [2S,4S,3], in our cube. Errors: `MaquetteError` without an object."""
+def mesh_of(picture: np.ndarray, request: Request, hooks: Hooks, device: str = "cpu", flow: str = "text") -> MeshData:
+    """The finished mesh of a bundle picture [2S,4S,3], in our cube, refined as `flow` is with published weights.
+
+    Errors: `MaquetteError` without an object.
+    """
     views = bundle.split(picture)
     if not views.mask.any():
         raise MaquetteError("bad_input", EMPTY)
-    start = request.start or "hull"
-    settings = reconstruct.ReconstructSettings(start=start, finish=request.finish, device=device)
+    isomer = None
+    if request.weights == PUBLISHED:
+        row = read_flows().isomer_of(flow)
+        isomer = settings_for(views.size, row.stage1_steps, row.stage2_steps, row.radius)
+    settings = reconstruct.ReconstructSettings(
+        start=request.start or "hull", finish=request.finish, isomer=isomer, device=device
+    )
     return reconstruct.reconstruct(views, settings, hooks)
 
 
@@ -249,7 +259,7 @@ def _result(
 ) -> RunResult:
     bundle_png = encode_png(picture)
     hooks.preview(bundle_png)
-    mesh = mesh_of(picture, request, hooks, str(networks.device))
+    mesh = mesh_of(picture, request, hooks, str(networks.device), ISOMER_FLOWS[task])
     shown = thumbnail(mesh, None, None)
     notes = [NARROW] if request.weights == "mini" else []
     notes += [said.note] if said is not None and said.note else []
