@@ -88,7 +88,7 @@ def find_base(name: str) -> Base:
 
 def folder_places(folder: Path) -> dict[str, Place]:
     """Role -> place of every network in a folder of our own layout. Errors: `MaquetteError` model_missing."""
-    if folder == MINI_FOLDER and not folder.is_dir():
+    if folder == MINI_FOLDER and not tensor_files(folder / "transformer"):
         raise MaquetteError(
             "model_missing", "Kiss3DGen has no small weights in this version; install its published ones under Models.",
             str(folder), "install_model",
