@@ -30,7 +30,7 @@ def test_zip_holds_the_extension_and_nothing_else(repository: Path, platform: st
     }  # fmt: skip
     assert "from .blender_addon import register, unregister" in init
     assert "backend/__main__.py" in names
-    assert {"backend/requirements/cpu.txt", "backend/requirements/model-files.txt"} <= names
+    assert {"backend/requirements/cpu.txt", "backend/requirements/model-files.txt"} <= set(names)
     for name in names:
         parts = name.split("/")
         assert "tests" not in parts and "__pycache__" not in parts, name
