@@ -13,8 +13,8 @@ from PIL import Image
 
 from backend.contract.errors import MaquetteError
 from backend.formats.images import decode_image
-from backend.systems.cupid import background_removal
-from backend.systems.cupid.masking import find_object
+from backend.systems.cutout import background_removal
+from backend.systems.cutout.masking import find_object
 
 FAKES = Path(__file__).resolve().parents[1] / "fakes" / "rembg_package"
 

@@ -7,8 +7,8 @@ import pytest
 from scipy import ndimage
 
 from backend.formats.images import Picture
-from backend.systems.cupid.grab_cut import grab_cut, stable_object
-from backend.systems.cupid.masking import cut_out_busy, find_object
+from backend.systems.cutout.grab_cut import grab_cut, stable_object
+from backend.systems.cutout.masking import cut_out_busy, find_object
 
 Y, X = np.mgrid[0:96, 0:128]
 DISC = (X - 64) ** 2 + (Y - 48) ** 2 < 26**2

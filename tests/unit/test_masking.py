@@ -5,7 +5,7 @@ import pytest
 
 from backend.contract.errors import MaquetteError
 from backend.formats.images import Picture, encode_png
-from backend.systems.cupid.masking import cut_out, find_object
+from backend.systems.cutout.masking import cut_out, find_object
 
 Y, X = np.mgrid[0:180, 0:240]
 DISC = (X - 120) ** 2 + (Y - 90) ** 2 < 50**2

@@ -13,9 +13,9 @@ from torch.nn import functional
 from backend.contract.errors import MaquetteError
 from backend.formats.images import Picture, decode_image, decode_mask
 from backend.systems.cupid import preprocess
-from backend.systems.cupid.masking import Cutout, find_object
 from backend.systems.cupid.model import CupidModel
 from backend.systems.cupid.occlusion import OCCLUDER_CHANNELS, hide
+from backend.systems.cutout.masking import Cutout, find_object
 
 MOST_PHOTOS = 8  # of one object
 

@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from backend.contract.errors import MaquetteError
 from backend.formats.images import SOLID_ALPHA, Picture, decode_mask
-from backend.systems.cupid.masking import BUSY_BORDER, SMALLEST_PART, stands_out, stands_out_of_shadow
 from backend.systems.cupid.scene_depth import DepthMap
+from backend.systems.cutout.masking import BUSY_BORDER, SMALLEST_PART, stands_out, stands_out_of_shadow
 
 MOST_OBJECTS = 12
 MASK_NAME = re.compile(r"mask_(0|[1-9][0-9]?)")

@@ -25,8 +25,8 @@ from backend.formats.images import decode_image, encode_png
 from backend.nn.devices import best_device
 from backend.systems.base import ArtifactData, Hooks, RunResult
 from backend.systems.cupid import preprocess
-from backend.systems.cupid.masking import find_object
 from backend.systems.cupid.results import peak_mib, thumbnail
+from backend.systems.cutout.masking import find_object
 from backend.systems.finishing import with_pivot
 from backend.systems.kiss3dgen import bundle, reconstruct
 from backend.systems.kiss3dgen.flows import StageOneFlow, read_flows

@@ -19,8 +19,8 @@ from scipy import ndimage
 
 from backend.contract.errors import MaquetteError
 from backend.formats.images import SOLID_ALPHA, Picture, decode_mask
-from backend.systems.cupid import background_removal
-from backend.systems.cupid.grab_cut import stable_object
+from backend.systems.cutout import background_removal
+from backend.systems.cutout.grab_cut import stable_object
 
 logger = logging.getLogger(__name__)
 

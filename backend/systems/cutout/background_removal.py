@@ -1,4 +1,4 @@
-"""The published way to cut the object out (spec section 5, step 2), where it is installed: U2-Net through rembg.
+"""The published way to cut the object out (CUPID spec section 5, step 2), where it is installed: U2-Net through rembg.
 
 rembg (MIT) is a package that is not among ours; `U2-Net` (Apache-2.0) is an entry of the catalogue. Both have to be
 there: nothing is downloaded behind the artist's back. Without them the plain cut-out of `masking.py` has to do.
