@@ -115,10 +115,10 @@ def panels(result: Result) -> list[Image.Image]:
     if camera is not None and intrinsics is not None:
         shown = _rgba(mesh, camera, intrinsics, picture.size)
         overlay = _centred(ghost, shown)
-    return [on_background(picture, (PANEL, PANEL)), overlay, *(_side(mesh, camera, turn) for turn in SIDES)]
+    return [on_background(picture, (PANEL, PANEL)), overlay, *(side_view(mesh, camera, turn) for turn in SIDES)]
 
 
-def _side(mesh: MeshData, camera: np.ndarray | None, turn: float) -> Image.Image:
+def side_view(mesh: MeshData, camera: np.ndarray | None, turn: float) -> Image.Image:
     """The whole object [PANEL,PANEL] from a viewpoint `turn` radians around it, counted from the solved camera."""
     azimuth = -math.pi / 2
     if camera is not None:

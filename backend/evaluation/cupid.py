@@ -54,6 +54,7 @@ OTHER_MEASURES = {
     "cupid-scenes": "backend.evaluation.scenes",
     "kiss3dgen": "backend.evaluation.kiss3dgen",
     "kiss3dgen-reconstruct": "backend.evaluation.kiss3dgen_reconstruct",
+    "kiss3dgen-sheet": "backend.evaluation.text_sheet",
 }
 """What else can be measured: `evaluate NAME`, each in a module with a `main` of its own."""
 
