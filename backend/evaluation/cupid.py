@@ -33,8 +33,8 @@ from backend.formats.images import encode_png
 from backend.rendering.rasterizer import rasterize
 from backend.rendering.views import interpolate, render_mesh
 from backend.systems.base import Hooks
-from backend.systems.cupid.preprocess import crop_to_content
 from backend.systems.cupid.results import peak_mib, photo_on_white
+from backend.systems.cutout.crop import crop_to_content
 
 logger = logging.getLogger(__name__)
 

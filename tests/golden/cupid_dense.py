@@ -19,6 +19,7 @@ from backend.nn.sparse_tensor import SparseTensor
 from backend.systems.cupid import data_prep, flow_sampler, losses, pose, preprocess, structure_decode
 from backend.systems.cupid.structure_flow import load_structure_flow
 from backend.systems.cupid.structure_vae import SparseStructureDecoder, SparseStructureEncoder
+from backend.systems.cutout.crop import crop_to_content
 from tests.golden.replay import Arrays, Comparison, Manifest, Replay, state_dict
 
 PUBLISHED_RESOLUTION = 64
@@ -159,7 +160,7 @@ def similarity(manifest: Manifest, arrays: Arrays) -> list[Comparison]:
 def image_preprocess(manifest: Manifest, arrays: Arrays) -> list[Comparison]:
     """Crop, premultiplied tensors of every stored size, de-cropped intrinsics."""
     config = manifest["config"]
-    crop = preprocess.crop_to_content(arrays["rgba"], config["crop_padding"], config["alpha_threshold"])
+    crop = crop_to_content(arrays["rgba"], config["crop_padding"], config["alpha_threshold"])
     found: list[Comparison] = [
         ("cropped", crop.image, arrays["cropped"]),
         ("crop_params", crop.parameters, arrays["crop_params"]),

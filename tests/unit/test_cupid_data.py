@@ -9,6 +9,7 @@ import torch
 from backend.contract import frames
 from backend.geometry.similarity import align_camera, fit_similarity
 from backend.systems.cupid import data_prep, losses, pose, preprocess
+from backend.systems.cutout.crop import crop_to_content
 
 
 def picture(width: int, height: int, box: tuple[int, int, int, int]) -> np.ndarray:
@@ -20,7 +21,7 @@ def picture(width: int, height: int, box: tuple[int, int, int, int]) -> np.ndarr
 
 
 def test_crop_reaches_outside_the_picture_and_is_transparent_there() -> None:
-    crop = preprocess.crop_to_content(picture(100, 60, (0, 10, 50, 50)))
+    crop = crop_to_content(picture(100, 60, (0, 10, 50, 50)))
     assert crop.image.shape[0] == crop.image.shape[1] == 58
     assert crop.left < 0
     assert not crop.image[:, 0].any()
@@ -28,9 +29,9 @@ def test_crop_reaches_outside_the_picture_and_is_transparent_there() -> None:
 
 
 def test_one_pixel_is_a_crop_and_an_empty_picture_is_refused() -> None:
-    assert preprocess.crop_to_content(picture(30, 30, (4, 5, 5, 6))).image.shape == (2, 2, 4)
+    assert crop_to_content(picture(30, 30, (4, 5, 5, 6))).image.shape == (2, 2, 4)
     with pytest.raises(ValueError, match="mask"):
-        preprocess.crop_to_content(np.zeros((8, 8, 4), np.uint8))
+        crop_to_content(np.zeros((8, 8, 4), np.uint8))
 
 
 def test_premultiplied_tensor_is_black_where_transparent() -> None:

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from backend.evaluation.occluders import occluder
-from backend.systems.cupid import occlusion, preprocess
+from backend.systems.cupid import occlusion
+from backend.systems.cutout.crop import crop_like, crop_to_content
 
 
 def disc(size: int = 64, radius: float = 0.35) -> np.ndarray:
@@ -65,6 +66,6 @@ def test_the_crop_leaves_room_for_what_may_be_hidden():
     hidden[:, 32:60] = True
     half = picture.copy()
     half[..., 3][hidden] = 0
-    without, with_room = preprocess.crop_to_content(half), preprocess.crop_to_content(half, also=hidden)
+    without, with_room = crop_to_content(half), crop_to_content(half, also=hidden)
     assert with_room.box[2] >= 60 > without.box[2]
-    assert preprocess.crop_like(hidden, with_room).shape == with_room.image.shape[:2]
+    assert crop_like(hidden, with_room).shape == with_room.image.shape[:2]

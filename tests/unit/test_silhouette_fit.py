@@ -11,7 +11,6 @@ from backend.contract.frames import look_at
 from backend.formats.images import Picture
 from backend.systems.cupid.photo import Photo
 from backend.systems.cupid.pose import Camera, rotation_from_vector
-from backend.systems.cupid.preprocess import Crop
 from backend.systems.cupid.silhouette_fit import (
     SIZE,
     fit_silhouette,
@@ -22,6 +21,7 @@ from backend.systems.cupid.silhouette_fit import (
 )
 from backend.systems.cupid.structure_decode import Structure
 from backend.systems.cupid.structure_stage import Hypothesis, SolvedCamera, fitted, ranking
+from backend.systems.cutout.crop import Crop
 from backend.systems.cutout.masking import Cutout
 
 RESOLUTION = 32

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backend.contract.errors import MaquetteError
+from backend.nn.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from backend.nn.norms import FINAL_EPS
-from backend.systems.cupid.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from backend.training.checkpoints import load_strict, load_tensors
 
 logger = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ from backend.formats.images import Picture, decode_image, decode_mask
 from backend.systems.cupid import preprocess
 from backend.systems.cupid.model import CupidModel
 from backend.systems.cupid.occlusion import OCCLUDER_CHANNELS, hide
+from backend.systems.cutout.crop import Crop, crop_like, crop_to_content
 from backend.systems.cutout.masking import Cutout, find_object
 
 MOST_PHOTOS = 8  # of one object
@@ -31,7 +32,7 @@ class Photo:
     picture: Picture
     cutout: Cutout
     rgba: np.ndarray
-    crop: preprocess.Crop
+    crop: Crop
     encoder_input: Tensor
     visual_input: Tensor
     occluder: np.ndarray | None = None
@@ -66,10 +67,10 @@ def prepare_image(image: bytes, mask: bytes | None, networks: CupidModel, occlud
         alpha = np.where(hidden, 0, alpha).astype(alpha.dtype)
     rgba = np.dstack([picture.rgba[..., :3], alpha])
     try:
-        crop = preprocess.crop_to_content(rgba, also=hidden)
+        crop = crop_to_content(rgba, also=hidden)
     except ValueError as error:
         raise MaquetteError("bad_input", str(error), next_step="give_mask") from error
-    in_crop = None if hidden is None else preprocess.crop_like(hidden, crop)
+    in_crop = None if hidden is None else crop_like(hidden, crop)
     encoder_input, visual_input = (
         torch.from_numpy(preprocess.premultiplied_tensor(crop.image, size, alpha))[None]
         for size, alpha in ((settings.encoder_size, channels >= 4), (settings.visual_size, False))

@@ -24,8 +24,8 @@ from backend.formats import glb
 from backend.formats.images import decode_image, encode_png
 from backend.nn.devices import best_device
 from backend.systems.base import ArtifactData, Hooks, RunResult
-from backend.systems.cupid import preprocess
 from backend.systems.cupid.results import peak_mib, thumbnail
+from backend.systems.cutout.crop import crop_to_content
 from backend.systems.cutout.masking import find_object
 from backend.systems.finishing import with_pivot
 from backend.systems.kiss3dgen import bundle, reconstruct
@@ -224,7 +224,7 @@ def cut_out(image: bytes, mask: bytes | None) -> tuple[np.ndarray, str]:
     picture = decode_image(image)
     cutout = find_object(picture, mask)
     try:
-        crop = preprocess.crop_to_content(np.dstack([picture.rgba[..., :3], cutout.alpha]))
+        crop = crop_to_content(np.dstack([picture.rgba[..., :3], cutout.alpha]))
     except ValueError as error:
         raise MaquetteError("bad_input", str(error), next_step="give_mask") from error
     return crop.image, cutout.message if cutout.source == "cut_out" else ""

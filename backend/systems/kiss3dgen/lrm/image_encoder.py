@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backend.nn.imagenet import IMAGENET_MEAN, IMAGENET_STD
+
 NORM_EPS = 1e-12  # of the published ViT
 CAMERA_NUMBERS = 16  # three rows of camera_to_world, fx, fy, cx, cy
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 POSITION_OFFSET = 0.1  # patches added before the position table is stretched, as DINO does against rounding
 
 
