@@ -3,7 +3,9 @@
 A golden folder holds one ``<case>.json`` (manifest: ``case``, ``file``, ``module``, ``config``, ``tolerance``) and one
 ``<case>.npz`` (inputs and outputs by name, network weights under ``sd/<key>`` or ``sd_<part>/<key>``) a case. Other
 sets (kiss3dgen) call the case ``name``, give tolerances as words for each kind of value ("rtol 1e-4, atol 1e-6",
-"exact"), store ``in_<input>`` and ``out_<output>``, and may list all cases in one ``manifest.json``.
+"exact"), store ``in_<input>`` and ``out_<output>``, and may list all cases in one ``manifest.json``. A third form
+(refany3d) has one ``manifest.json`` with ``files`` by name, of which those named ``weights_*`` and ``*_inputs`` serve
+several cases; a replay finds them with ``shared_arrays``.
 
 A *replay* is a function ``replay(manifest, arrays) -> list[Comparison]``. It builds the module from
 ``manifest["config"]`` alone, so that cases of other seeds, sizes and configurations work unchanged. Replays live in
@@ -14,12 +16,16 @@ of a case name: ``"ss_flow"`` serves ``ss_flow_a``, ``ss_flow_b`` and any later 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+SHARED = re.compile(r"^weights_|_inputs\.npz$")
+"""Files of a listed set that are no cases but serve them."""
 
 Arrays = dict[str, np.ndarray]
 Manifest = dict[str, Any]
@@ -55,20 +61,32 @@ def list_cases(folder: Path) -> list[Path]:
             found.append(path)
         elif isinstance(content, dict) and isinstance(content.get("cases"), list):
             found += [folder / entry["file"] for entry in content["cases"]]
+        elif isinstance(content, dict) and isinstance(content.get("files"), dict):
+            found += [folder / name for name in content["files"] if not SHARED.search(name)]
     return sorted(found)
 
 
 def load_case(path: Path) -> tuple[Manifest, Arrays]:
     """Manifest and arrays of one case. Raises OSError or ValueError when a file is missing or damaged."""
     if path.suffix == ".npz":
-        listed = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))["cases"]
-        manifest = next(entry for entry in listed if entry["file"] == path.name)
+        listed = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))
+        if "cases" in listed:
+            manifest = next(entry for entry in listed["cases"] if entry["file"] == path.name)
+        else:
+            own = listed["files"][path.name]
+            manifest = {"name": path.stem, "file": path.name, "config": listed["config"], **own, "folder": path.parent}
     else:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     manifest = {"case": manifest.get("name"), **manifest}
     with np.load(path.parent / manifest["file"], allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
     return manifest, arrays
+
+
+def shared_arrays(manifest: Manifest, name: str) -> Arrays:
+    """The arrays of a file that serves several cases, beside the case's own. Raises OSError when it is not there."""
+    with np.load(Path(manifest["folder"]) / name, allow_pickle=False) as stored:
+        return {key: stored[key] for key in stored.files}
 
 
 def tolerance_of(manifest: Manifest, output: str, expected: Any) -> tuple[float, float]:
