@@ -1,0 +1,145 @@
+"""Flux's two kinds of blocks over RefAny3D's sequence, on the modules of diffusers (spec sections 6-8).
+
+Each function takes the place of its block's own forward, so whatever is hooked to a block (weights that visit the
+device, 8-bit layers) goes on working.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .attention import Mask, attend
+from .kv_cache import ConditionCache, PreparedConditions
+from .modulation import add_gated, modulate
+from .positions import MAIN, NOISE, VIEWS, Sizes
+from .routing import Routing
+
+
+@dataclass
+class Forward:
+    """Everything the blocks of one forward share.
+
+    sizes: the sequence. vectors [B, kinds, D]: through SiLU, one a kind with tokens. rotary: cosine and sine [L, d/2].
+    prepared: what is kept of the views, None where nothing is.
+    cache: keys and values of the views, which are then not in the sequence; or, with `filling`, where they go.
+    """
+
+    routing: Routing
+    sizes: Sizes
+    vectors: Tensor
+    rotary: tuple[Tensor, Tensor]
+    views: int
+    mask: Mask
+    prepared: PreparedConditions | None = None
+    cache: ConditionCache | None = None
+    filling: bool = False
+    image: Sizes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.image = self.sizes._replace(text=0)
+
+    def rows(self, layer: Callable[[Tensor], Tensor], name: str, sizes: Sizes) -> Tensor:
+        """What `layer` makes of the vectors of the kinds in `sizes` [B, kinds, out]."""
+        kinds = sizes.present
+        vectors = self.vectors[:, self.vectors.shape[1] - sum(kinds) :]
+        if self.prepared is None or not kinds.views:
+            return self.routing.linear(layer, name, vectors, kinds)
+        main = self.routing.linear(layer, name, vectors[:, : kinds.main], kinds.only(*MAIN))
+        kept = self.prepared.rows
+        if name not in kept:
+            kept[name] = self.routing.linear(layer, name, self.prepared.vectors, kinds.only(*VIEWS))
+        return torch.cat([main, kept[name].expand(len(main), -1, -1)], 1)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, queries: Sizes, block: int) -> Tensor:
+        """Attention [B, queries.total, D] in the block of this number."""
+        keys = self.sizes
+        if self.cache is not None and self.filling:
+            self.cache.add(k, v)
+        elif self.cache is not None:
+            kept_k, kept_v = self.cache.keys[block], self.cache.values[block]
+            k, v = (torch.cat([own, kept.expand(len(own), -1, -1, -1)], 2) for own, kept in ((k, kept_k), (v, kept_v)))
+        return attend(q, k, v, queries, keys, self.views, self.mask)
+
+
+def double_block(block: Any, name: str, number: int, image: Tensor, text: Tensor | None, run: Forward) -> Any:
+    """(image, text) after a double block. image [B, run.image.total, D], text [B, run.sizes.text, D] or None."""
+    sizes, linear = run.image, run.routing.linear
+    shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = run.rows(
+        block.norm1.linear, f"{name}.norm1.linear", sizes
+    ).chunk(6, -1)
+    x = modulate(block.norm1.norm(image), sizes, shift, scale)
+    attn, heads = block.attn, block.attn.heads
+    q, k, v = (
+        linear(getattr(attn, part), f"{name}.attn.{part}", x, sizes).unflatten(-1, (heads, -1))
+        for part in ("to_q", "to_k", "to_v")
+    )
+    q, k = attn.norm_q(q), attn.norm_k(k)
+    if text is not None:
+        rows = block.norm1_context.linear(run.vectors[:, :1]).chunk(6, -1)
+        y = block.norm1_context.norm(text) * (1 + rows[1]) + rows[0]
+        text_q, text_k, text_v = (
+            part(y).unflatten(-1, (heads, -1)) for part in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
+        )
+        q = torch.cat([attn.norm_added_q(text_q), q], 1)
+        k = torch.cat([attn.norm_added_k(text_k), k], 1)
+        v = torch.cat([text_v, v], 1)
+    q, k = rotate(q, run.rotary), rotate(k, run.rotary)
+    seen = run.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), run.sizes, number)
+    out = linear(attn.to_out[0], f"{name}.attn.to_out.0", seen[:, run.sizes.text :], sizes)
+    image = add_gated(image, out, sizes, gate)
+    x = modulate(block.norm2(image), sizes, shift_mlp, scale_mlp)
+    x = linear(block.ff.net[2], f"{name}.ff.net.2", block.ff.net[0](x), sizes)
+    image = add_gated(image, x, sizes, gate_mlp)
+    if text is not None:
+        text = text + rows[2] * attn.to_add_out(seen[:, : run.sizes.text])
+        y = block.norm2_context(text) * (1 + rows[4]) + rows[3]
+        text = text + rows[5] * block.ff_context(y)
+    return image, text
+
+
+def single_block(block: Any, name: str, number: int, hidden: Tensor, run: Forward, wanted: Sizes | None = None) -> Any:
+    """The sequence [B, run.sizes.total, D] after a single block.
+
+    wanted: the noise's sizes, where only its tokens are needed afterwards: the others give keys and values only.
+    """
+    sizes, linear = run.sizes, run.routing.linear
+    rows = run.rows(block.norm.linear, f"{name}.norm.linear", sizes)
+    shift, scale, gate = rows.chunk(3, -1)
+    x = modulate(block.norm.norm(hidden), sizes, shift, scale)
+    attn, heads = block.attn, block.attn.heads
+    k, v = (
+        linear(getattr(attn, part), f"{name}.attn.{part}", x, sizes).unflatten(-1, (heads, -1))
+        for part in ("to_k", "to_v")
+    )
+    k = rotate(attn.norm_k(k), run.rotary)
+    rotary = run.rotary
+    if wanted is not None:
+        kept = slice(sizes.text, sizes.main)
+        x, hidden = x[:, kept], hidden[:, kept]
+        rotary = rotary[0][kept], rotary[1][kept]
+        text_rows = sizes.present.text
+        gate = gate[:, text_rows : text_rows + wanted.present.total]
+        sizes = wanted
+    q = linear(attn.to_q, f"{name}.attn.to_q", x, sizes).unflatten(-1, (heads, -1))
+    q = rotate(attn.norm_q(q), rotary)
+    seen = run.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), sizes, number)
+    x = block.act_mlp(linear(block.proj_mlp, f"{name}.proj_mlp", x, sizes))
+    x = linear(block.proj_out, f"{name}.proj_out", torch.cat([seen, x], 2), sizes)
+    return add_gated(hidden, x, sizes, gate)
+
+
+def noise_of(sizes: Sizes) -> Sizes:
+    """The noise's part of a sequence."""
+    return sizes.only(*NOISE)
+
+
+def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn each pair of numbers of x [B, L, H, d] by cosine and sine [L, d/2], in float32."""
+    cos, sin = (table[:, None] for table in rotary)
+    first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([first * cos - second * sin, second * cos + first * sin], -1).flatten(-2).to(x.dtype)
