@@ -35,6 +35,7 @@ _PASS_NAMES = {
     "normals": ("Normal",),
     "depth": ("Depth",),
     "albedo": ("DiffCol", "Diffuse Color"),
+    "material": ("IndexMA", "Material Index"),
 }
 
 
@@ -188,7 +189,7 @@ class _LightRig:
 
 
 @contextlib.contextmanager
-def _scratch_scene(
+def scratch_scene(
     objects: Sequence[bpy.types.Object], samples: int, threads: int
 ) -> Iterator[tuple[bpy.types.Scene, bpy.types.Object, _LightRig]]:
     """A scene that shows only ``objects`` with a camera and lights; all that it made is gone when the block ends."""
@@ -223,7 +224,7 @@ def _scratch_scene(
             bpy.data.batch_remove(leftover)
 
 
-def _pass(channels: dict[str, np.ndarray], layer: str, kind: str, components: str) -> np.ndarray:
+def pass_array(channels: dict[str, np.ndarray], layer: str, kind: str, components: str) -> np.ndarray:
     """One pass [H, W, len(components)] out of the channels of a multilayer file; KeyError when Blender left it out."""
     for name in _PASS_NAMES[kind]:
         keys = [f"{layer}.{name}.{component}" for component in components]
@@ -234,23 +235,27 @@ def _pass(channels: dict[str, np.ndarray], layer: str, kind: str, components: st
 
 def view_from_channels(channels: dict[str, np.ndarray], layer: str, world_to_camera: np.ndarray) -> CapturedView:
     """Turn the passes of one render into a CapturedView."""
-    combined = _pass(channels, layer, "color", "RGBA")  # linear, premultiplied
+    combined = pass_array(channels, layer, "color", "RGBA")  # linear, premultiplied
     alpha = np.clip(combined[..., 3], 0.0, 1.0)
     straight = np.where(alpha[..., None] > 1e-4, combined[..., :3] / np.maximum(alpha[..., None], 1e-4), 0.0)
-    mask = _pass(channels, layer, "depth", "Z")[..., 0] < _BACKGROUND_DEPTH
-    points = np.where(mask[..., None], _pass(channels, layer, "points", "XYZ"), 0.0)
-    normals = _pass(channels, layer, "normals", "XYZ")
+    mask = pass_array(channels, layer, "depth", "Z")[..., 0] < _BACKGROUND_DEPTH
+    points = np.where(mask[..., None], pass_array(channels, layer, "points", "XYZ"), 0.0)
+    normals = pass_array(channels, layer, "normals", "XYZ")
     length = np.linalg.norm(normals, axis=-1, keepdims=True)
     normals = np.where(mask[..., None], normals / np.maximum(length, 1e-8), 0.0)
-    albedo = _pass(channels, layer, "albedo", "RGB")
+    albedo = pass_array(channels, layer, "albedo", "RGB")
     coverage = np.maximum(alpha[..., None], 1e-4)  # the pass averages over samples that missed
     albedo = np.where(mask[..., None], linear_to_srgb(albedo / coverage), 0.0)
     rows = np.asarray(world_to_camera, dtype=np.float64)
     depth = np.where(mask, points @ rows[2, :3] + rows[2, 3], 0.0)
     return CapturedView(
-        color=linear_to_srgb(straight).astype(np.float32), alpha=alpha.astype(np.float32),
-        points=points.astype(np.float32), normals=normals.astype(np.float32), depth=depth.astype(np.float32),
-        albedo=albedo.astype(np.float32), mask=mask,
+        color=linear_to_srgb(straight).astype(np.float32),
+        alpha=alpha.astype(np.float32),
+        points=points.astype(np.float32),
+        normals=normals.astype(np.float32),
+        depth=depth.astype(np.float32),
+        albedo=albedo.astype(np.float32),
+        mask=mask,
     )
 
 
@@ -272,7 +277,7 @@ def capture(
         raise ValueError(f"{len(cameras)} cameras came with {len(lights)} lights; give one lighting or one a camera.")
     views = []
     with tempfile.TemporaryDirectory(prefix="maquette-capture-") as folder:
-        with _scratch_scene(objects, samples, threads) as (scene, camera, rig):
+        with scratch_scene(objects, samples, threads) as (scene, camera, rig):
             for index, (view, light) in enumerate(zip(cameras, lights, strict=True)):
                 place_camera(camera, scene.render, view)
                 rig.set(light)

@@ -28,3 +28,8 @@ def use_material_nodes(material: bpy.types.Material) -> None:
     """Give the material a node tree; from 5.0 on every material has one and asking for it is deprecated."""
     if bpy.app.version < (5, 0):
         material.use_nodes = True
+
+
+def uses_material_nodes(material: bpy.types.Material) -> bool:
+    """Whether the material's node tree counts; before 5.0 one could be there and be switched off."""
+    return bpy.app.version >= (5, 0) or material.use_nodes
