@@ -6,6 +6,9 @@ as `backend.data.shards` writes them, with
 
   bundles        uint8 [bytes]   lossless WebP pictures [2S, 4S, RGBA], one after the other, alpha = the mask
   bundle_offsets int64 [n + 1]   where each picture starts
+
+With ``--degraded`` the same objects are made worse first (`degradation.py`), each to a degree drawn by its id, and
+drawn without Blender: what a tile ControlNet learns to make good again, paired by id with the true bundles.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,11 +26,18 @@ import numpy as np
 from safetensors import safe_open
 
 from ..contract import bundle_views
-from . import blender, crops, prepare, shards
+from ..rendering.bundle_views import draw_bundle
+from . import blender, crops, degradation, objects, prepare, shards
 
 log = logging.getLogger(__name__)
 
 SUPERSAMPLING = 2  # rendered at twice the tile's size: normals and mask have one sample a pixel
+TEXELS_PER_PIXEL = 4  # side of a degraded object's texture: half of the texels show other sides
+DEGREE_SEED = 1
+NOTHING_VISIBLE = "Nothing of it is visible."
+
+Pictures = Callable[[Sequence[prepare.AssetRow], int], Iterator[np.ndarray | str]]
+"""Bundle pictures uint8 [2S,4S,4] of objects at tiles of S pixels, in order; a sentence where there is none."""
 
 
 def render_bundles(assets: Sequence[blender.Asset], size: int, samples: int = 4) -> Iterator[blender.RenderedObject]:
@@ -55,6 +65,29 @@ def bundle_picture(rendered: blender.RenderedObject) -> np.ndarray:
     return np.rint(np.clip(picture, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
+def true_pictures(rows: Sequence[prepare.AssetRow], size: int) -> Iterator[np.ndarray | str]:
+    """The bundle picture of each object, or why there is none."""
+    for rendered in render_bundles([blender.Asset(row.id, row.path, 0) for row in rows], size):
+        if rendered.error or not rendered.arrays["mask"].any():
+            yield rendered.error or NOTHING_VISIBLE
+        else:
+            yield bundle_picture(rendered)
+
+
+def degraded_pictures(rows: Sequence[prepare.AssetRow], size: int) -> Iterator[np.ndarray | str]:
+    """The bundle picture of each object made worse, or why there is none."""
+    for row in rows:
+        degree = degradation.random_degree(np.random.default_rng(prepare.object_seed(row.id, DEGREE_SEED)))
+        try:
+            mesh = objects.read_object(row.path, TEXELS_PER_PIXEL * size)
+            worse = degradation.degraded(mesh, degree, TEXELS_PER_PIXEL * size)
+        except ValueError as error:
+            yield str(error)
+            continue
+        picture = draw_bundle(worse, size)
+        yield np.rint(picture.clip(0.0, 1.0) * 255.0).astype(np.uint8) if picture[..., 3].any() else NOTHING_VISIBLE
+
+
 def _shrink(tiles: np.ndarray) -> np.ndarray:
     """Box filter of tiles [4,H,W,C] by SUPERSAMPLING."""
     count, height, width, channels = tiles.shape
@@ -62,18 +95,17 @@ def _shrink(tiles: np.ndarray) -> np.ndarray:
     return tiles.reshape(blocks).mean(axis=(2, 4))
 
 
-def make_shard(chunk: prepare.Chunk, out: Path, size: int) -> dict | None:
-    """Render and write one shard; None when no object of it could be used."""
-    rows = {row.id: row for row in chunk.rows}
+def make_shard(chunk: prepare.Chunk, out: Path, size: int, make: Pictures = true_pictures) -> dict | None:
+    """Draw and write one shard; None when no object of it could be used."""
     failed: dict[str, str] = {}
     pictures: list[bytes] = []
     kept: list[prepare.AssetRow] = []
-    for rendered in render_bundles([blender.Asset(row.id, row.path, 0) for row in chunk.rows], size):
-        if rendered.error or not rendered.arrays["mask"].any():
-            failed[rendered.asset.id] = rendered.error or "Nothing of it is visible."
+    for row, picture in zip(chunk.rows, make(chunk.rows, size), strict=True):
+        if isinstance(picture, str):
+            failed[row.id] = picture
             continue
-        pictures.append(crops.encode_image(bundle_picture(rendered)))
-        kept.append(rows[rendered.asset.id])
+        pictures.append(crops.encode_image(picture))
+        kept.append(row)
     if not kept:
         log.error("no object of %s could be rendered", chunk.name)
         return None
@@ -128,14 +160,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=64, help="pixels of a tile")
     parser.add_argument("--limit", type=int, default=None, help="objects a split")
     parser.add_argument("--workers", type=int, default=2, help="Blender processes of one thread each")
+    parser.add_argument("--degraded", action="store_true", help="made worse on purpose, drawn without Blender")
     arguments = parser.parse_args(argv)
+    make = degraded_pictures if arguments.degraded else true_pictures
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     lock = threading.Lock()
 
     def work(chunk: prepare.Chunk) -> None:
         if (arguments.out / f"{chunk.name}.json").exists():
             return
-        make_shard(chunk, arguments.out, arguments.size)
+        make_shard(chunk, arguments.out, arguments.size, make)
         with lock:
             log.info("%s done, objects so far %s", chunk.name, shards.write_index(arguments.out)["counts"])
 
