@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from backend.evaluation.contact_sheet import BACKGROUND, FAINT, INK, fitted, font, ghosted, on_background
+from backend.formats.images import photo_on_white
 from backend.rendering.image_metrics import mask_iou, psnr
-from backend.systems.cupid.results import fit_size, photo_on_white
+from backend.systems.cupid.results import fit_size
 
 MARGIN = 32
 GAP = 24

@@ -29,11 +29,11 @@ from backend.evaluation.baselines import BANK_FILE, Bank, Baselines, load_bank, 
 from backend.evaluation.contact_sheet import Recorder, contact_sheet
 from backend.evaluation.occluders import occluder
 from backend.evaluation.views import TestView, views_from_assets, views_from_shards
-from backend.formats.images import encode_png
+from backend.formats.images import encode_png, photo_on_white
+from backend.nn.devices import peak_mib
 from backend.rendering.rasterizer import rasterize
 from backend.rendering.views import interpolate, render_mesh
 from backend.systems.base import Hooks
-from backend.systems.cupid.results import peak_mib, photo_on_white
 from backend.systems.cutout.crop import crop_to_content
 
 logger = logging.getLogger(__name__)

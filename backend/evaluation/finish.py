@@ -30,7 +30,7 @@ from backend.contract.errors import MaquetteError
 from backend.contract.meshes import MeshData
 from backend.data import blender, prepare
 from backend.data.shards import ShardDataset
-from backend.formats.images import encode_png
+from backend.formats.images import encode_png, photo_on_white
 from backend.geometry.mesh_repair import repair
 from backend.rendering.image_metrics import psnr
 from backend.rendering.rasterizer import rasterize
@@ -44,7 +44,6 @@ from backend.systems.cupid.photo import prepare_photos
 from backend.systems.cupid.photo_texture import PhotoView, base_colors, blended_photos, is_symmetric, photo_painter
 from backend.systems.cupid.photo_texture import seen_colors as colors_seen
 from backend.systems.cupid.request import Request
-from backend.systems.cupid.results import photo_on_white
 from backend.systems.cupid.structure_stage import find_structure
 from backend.systems.finishing import FinishOptions, finish
 

@@ -24,10 +24,9 @@ from backend.contract.errors import MaquetteError
 from backend.contract.meshes import MeshData, mesh_from_bytes
 from backend.data.shards import ShardDataset
 from backend.evaluation import metrics
-from backend.formats.images import encode_png
+from backend.formats.images import encode_png, photo_on_white
 from backend.rendering.views import render_mesh
 from backend.systems.base import Hooks
-from backend.systems.cupid.results import photo_on_white
 
 logger = logging.getLogger(__name__)
 

@@ -102,6 +102,18 @@ def encode_png(image: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
+def on_white(rgba: np.ndarray) -> np.ndarray:
+    """A picture [H,W,4] uint8 with straight alpha on white [H,W,3] float32 in [0,1]."""
+    pixels = rgba.astype(np.float32) / 255.0
+    return np.asarray(pixels[..., :3] * pixels[..., 3:] + (1.0 - pixels[..., 3:]), np.float32)
+
+
+def photo_on_white(rgba: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """A cut-out photo [H,W,4] uint8 on white at `size` (width, height): colour [h,w,3] in [0,1] and alpha [h,w]."""
+    resized = np.asarray(Image.fromarray(rgba).resize(size, Image.Resampling.BOX))  # Pillow resizes RGBA premultiplied
+    return on_white(resized), resized[..., 3].astype(np.float32) / 255.0
+
+
 def _open(data: bytes, longest_side: int) -> tuple[Image.Image, tuple[int, int]]:
     """Open, refuse bombs, shrink while loading, turn upright. Returns the image and its upright size before
     shrinking."""

@@ -1,4 +1,4 @@
-"""Which device to compute on, in which precision, and how much memory it has left.
+"""Which device to compute on, in which precision, how much memory it has left, and how much this process has held.
 
 ROCm builds of torch call themselves "cuda"; nothing here needs a GPU to be imported or asked.
 """
@@ -66,6 +66,18 @@ def free_memory(device: torch.device) -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (ValueError, OSError):
         return 0
+
+
+def peak_mib() -> float:
+    """The largest memory this process has held, in MiB (0 where the system does not tell)."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return float(getattr(psutil.Process().memory_info(), "peak_wset", 0)) / MIB
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / MIB if sys.platform == "darwin" else peak / 2**10
 
 
 class _MemoryStatus(ctypes.Structure):

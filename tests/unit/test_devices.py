@@ -96,3 +96,9 @@ def test_the_networks_compute_nothing_in_float64() -> None:
         with _NoDoubles():
             assert dense(torch.randn(1, 16, 8, 8, 8), t, tokens).isfinite().all()
             assert sparse(latent, t, tokens, local).feats.isfinite().all()
+
+
+def test_the_peak_of_this_process_is_told_in_mebibytes():
+    before = devices.peak_mib()
+    held = bytearray(b"x") * (64 * devices.MIB)
+    assert 20 < before <= devices.peak_mib() < 64 * 1024 and len(held) == 64 * devices.MIB

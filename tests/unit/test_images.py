@@ -8,7 +8,7 @@ from PIL import Image
 
 from backend.contract.errors import MaquetteError
 from backend.formats import images
-from backend.formats.images import decode_image, decode_mask, encode_png
+from backend.formats.images import decode_image, decode_mask, encode_png, on_white, photo_on_white
 
 GRADIENT = np.tile(np.linspace(0, 255, 40).astype(np.uint8)[None, :, None], (30, 1, 3))
 
@@ -147,3 +147,16 @@ def test_png_round_trip():
     image[..., 3] = 1.0
     decoded = decode_image(encode_png(image))
     assert np.abs(decoded.rgba / 255.0 - image).max() < 0.003
+
+
+def test_a_cut_out_photo_on_white_is_mixed_by_its_alpha_and_shrinks_without_a_dark_rim():
+    rgba = np.zeros((8, 8, 4), np.uint8)
+    rgba[:, :4] = (200, 0, 0, 255)
+    rgba[0, 0, 3] = 51
+    shown = on_white(rgba)
+    assert shown.dtype == np.float32 and np.allclose(shown[0, 0], [0.2 * 200 / 255 + 0.8, 0.8, 0.8], atol=1e-6)
+    assert np.array_equal(shown[:, 4:], np.ones((8, 4, 3)))  # the black under no alpha is not seen
+    color, alpha = photo_on_white(rgba, (2, 4))
+    assert color.shape == (4, 2, 3) and np.array_equal(alpha[1:], [[1, 0]] * 3)
+    assert np.allclose(color[1:, 0], [200 / 255, 0, 0], atol=1e-6) and np.array_equal(color[:, 1], np.ones((4, 3)))
+    assert abs(alpha[0, 0] - 0.9) < 0.003 and np.allclose(color[0, 0], [0.9 * 200 / 255 + 0.1, 0.1, 0.1], atol=0.006)

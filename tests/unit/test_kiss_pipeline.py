@@ -10,7 +10,7 @@ import pytest
 
 from backend.contract.errors import MaquetteError
 from backend.contract.meshes import mesh_from_bytes
-from backend.formats.images import encode_png
+from backend.formats.images import encode_png, on_white
 from backend.systems import registry
 from backend.systems.base import Hooks
 from backend.systems.kiss3dgen import pipeline
@@ -119,7 +119,7 @@ def test_a_photo_is_cut_out_onto_white() -> None:
     photo = np.zeros((60, 80, 4), np.float32)
     photo[20:40, 30:50] = (0.2, 0.6, 0.2, 1.0)
     cut, message = pipeline.cut_out(encode_png(photo), None)
-    picture = pipeline.on_white(cut)
+    picture = on_white(cut)
     assert picture.shape[0] == picture.shape[1] and not message
     assert picture[0, 0] == pytest.approx(np.ones(3), abs=1e-3)
     middle = picture[picture.shape[0] // 2, picture.shape[1] // 2]
@@ -143,6 +143,6 @@ def test_with_its_models_a_photo_starts_from_a_reference_bundle(
     rgba = np.zeros((48, 48, 4), np.uint8)
     rgba[10:38, 14:34] = (0, 0, 200, 255)
     listener = Listener()
-    picture = pipeline.bundle_from_reference(networks, rgba, pipeline.on_white(rgba), request, listener)
+    picture = pipeline.bundle_from_reference(networks, rgba, on_white(rgba), request, listener)
     assert picture.shape == (2 * TILE, 4 * TILE, 3) and np.isfinite(picture).all()
     assert listener.stages == ["views", "rough_mesh", "sample_bundle"] and listener.previews

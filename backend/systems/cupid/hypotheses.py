@@ -21,9 +21,9 @@ from backend.contract import meshes
 from backend.contract.frames import look_at
 from backend.contract.meshes import MeshData
 from backend.formats.images import encode_png
+from backend.rendering.thumbnails import DEFAULT_EYE, THUMBNAIL_SIZE
 from backend.rendering.views import render_mesh
 from backend.systems.base import ArtifactData, Hooks
-from backend.systems.cupid import results
 from backend.systems.cupid.condition import Condition
 from backend.systems.cupid.model import CupidModel
 from backend.systems.cupid.object_stage import MadeObject, encode_photos, finish_object, fit_to_photo, tell_cameras
@@ -159,9 +159,9 @@ def gallery(
 
 def both_sides(made: MadeObject) -> bytes:
     """PNG with alpha of the side that the photo hides, and small in a corner the view through the photo's camera."""
-    size = results.THUMBNAIL_SIZE
+    size = THUMBNAIL_SIZE
     crop = made.camera.crop
-    eye = np.array(results.DEFAULT_EYE)
+    eye = np.array(DEFAULT_EYE)
     if crop is not None:
         eye = -crop.world_to_camera[:3, :3].T @ crop.world_to_camera[:3, 3]
     lens = np.array([[FOCAL, 0.0, 0.5], [0.0, FOCAL, 0.5], [0.0, 0.0, 1.0]])

@@ -19,10 +19,13 @@ from backend.contract import meshes
 from backend.contract.errors import MaquetteError
 from backend.contract.frames import uncrop_intrinsics
 from backend.contract.meshes import MeshData, MeshError
+from backend.formats.images import photo_on_white
 from backend.geometry.registration import Registration, register
 from backend.geometry.surface_sampling import SurfacePoints, sample_surface
+from backend.nn.devices import peak_mib
 from backend.rendering.image_metrics import mask_iou
 from backend.rendering.rasterizer import rasterize
+from backend.rendering.thumbnails import object_picture, thumbnail
 from backend.systems.base import ArtifactData, Hooks, RunResult
 from backend.systems.cupid import mesh_search, results
 from backend.systems.cupid.mesh_search import Found, Guess, Picture
@@ -115,7 +118,7 @@ def match_mesh(networks: CupidModel, inputs: dict[str, bytes], request: Request,
     photo = prepare_image(inputs["image"], inputs.get("mask"), networks)
     if photo.cutout.source == "cut_out":
         hooks.message(photo.cutout.message)
-    hooks.preview(results.object_picture(photo.crop.image))
+    hooks.preview(object_picture(photo.crop.image))
     made = _cupids_object(networks, photo, request, hooks)
     hooks.stage(STAGE)
     match = match_to_photo(artist, photo, request, made, hooks)
@@ -242,7 +245,7 @@ def _drawn_iou(mesh: MeshData, photo: Photo, world_to_camera: np.ndarray, intrin
     width, height = results.fit_size(photo.picture.size)
     mesh = light_mesh(mesh)
     raster = rasterize(mesh.vertices, mesh.faces, world_to_camera, intrinsics, (width, height))
-    _, alpha = results.photo_on_white(photo.rgba, (width, height))
+    _, alpha = photo_on_white(photo.rgba, (width, height))
     return mask_iou(raster.mask, alpha >= 0.5)
 
 
@@ -267,7 +270,7 @@ def light_mesh(mesh: MeshData) -> MeshData:
 def _artifacts(artist: ArtistMesh, photo: Photo, request: Request, match: Match, hooks: Hooks) -> RunResult:
     made, registration, found = match.made, match.registration, match.found
     crop = found.view.camera()
-    picture = results.thumbnail(light_mesh(artist.mesh), match.world_to_camera, crop.intrinsics)
+    picture = thumbnail(light_mesh(artist.mesh), match.world_to_camera, crop.intrinsics)
     hooks.preview(picture)
     answer: dict[str, Any] = {
         "world_to_camera": match.world_to_camera.tolist(),
@@ -290,7 +293,7 @@ def _artifacts(artist: ArtistMesh, photo: Photo, request: Request, match: Match,
         "vertices": len(artist.mesh.vertices), "triangles": len(artist.mesh.faces),
         "camera_trusted": match.trusted, "camera_message": match.message, "focal": float(match.intrinsics[0, 0]),
         **{name: answer[name] for name in ("mask_iou", "color", "origin", "residual", "shapes_agree", "symmetric")},
-        "peak_mib": results.peak_mib(),
+        "peak_mib": peak_mib(),
     }  # fmt: skip
     hooks.finish()
     report["seconds"] = {name: round(value, 4) for name, value in hooks.seconds.items()}

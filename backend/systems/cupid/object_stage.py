@@ -10,6 +10,7 @@ import torch
 
 from backend.contract.meshes import MeshData
 from backend.contract.splats import Splats
+from backend.formats.images import photo_on_white
 from backend.rendering.image_metrics import mask_iou, psnr, ssim
 from backend.systems.base import Hooks
 from backend.systems.cupid import results
@@ -130,7 +131,7 @@ def fit_to_photo(mesh: MeshData, photo: Photo, camera: SolvedCamera) -> dict[str
         return {}
     width, height = results.fit_size(photo.picture.size)
     view = results.photo_view(mesh, camera.world_to_camera, camera.intrinsics, (width, height))
-    shown, alpha = results.photo_on_white(photo.rgba, (width, height))
+    shown, alpha = photo_on_white(photo.rgba, (width, height))
     hidden = results.small_hidden(photo.hidden, (width, height))
     color = np.where(hidden[..., None], np.float32(1), view.color)
     shown = np.where(hidden[..., None], np.float32(1), shown)

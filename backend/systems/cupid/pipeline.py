@@ -17,9 +17,10 @@ from backend.contract import meshes, splats
 from backend.contract.errors import MaquetteError
 from backend.contract.messages import SystemInfo
 from backend.formats import glb
-from backend.nn.devices import best_device
+from backend.nn.devices import best_device, peak_mib
+from backend.rendering.thumbnails import object_picture, thumbnail
 from backend.systems.base import ArtifactData, Hooks, RunResult
-from backend.systems.cupid import mask_proposals, match_mesh, model, results, scene
+from backend.systems.cupid import mask_proposals, match_mesh, model, scene
 from backend.systems.cupid.hypotheses import gallery, make_variants
 from backend.systems.cupid.object_stage import ONLY_STAGE_1, MadeObject
 from backend.systems.cupid.photo import Photo, prepare_photos
@@ -95,7 +96,7 @@ def object_from_photo(
     for each in (photo, *more):
         if each.cutout.source == "cut_out":
             hooks.message(each.cutout.message)
-    hooks.preview(results.object_picture(photo.crop.image))
+    hooks.preview(object_picture(photo.crop.image))
     generator = torch.Generator().manual_seed(request.seed)
     made = make_variants(networks, photo, request, generator, hooks, more)
     hooks.stage("finish")
@@ -121,8 +122,8 @@ def _artifacts(
     photos, cameras = (photo, *more), (camera, *made.more_cameras)
     seen = [photo_report(mesh, *each) for each in zip(photos, cameras, strict=True)]
     crop_intrinsics = None if camera.crop is None else camera.crop.intrinsics
-    thumbnail = results.thumbnail(mesh, camera.world_to_camera, crop_intrinsics)
-    hooks.preview(thumbnail)
+    small = thumbnail(mesh, camera.world_to_camera, crop_intrinsics)
+    hooks.preview(small)
     report: dict[str, Any] = {
         "system": CupidSystem.name,
         "seed": request.seed,
@@ -148,7 +149,7 @@ def _artifacts(
         **{name: seen[0][name] for name in ("mask_iou", "psnr", "ssim") if name in seen[0]},
         "photos": seen,
         "hypotheses": scores,
-        "peak_mib": results.peak_mib(),
+        "peak_mib": peak_mib(),
     }
     glb_bytes = glb.mesh_to_glb(with_pivot(mesh, request.pivot), "Maquette object")
     splat_files = [] if made.splats is None else [
@@ -160,7 +161,7 @@ def _artifacts(
         ArtifactData("asset.mesh", meshes.mesh_to_bytes(mesh), meshes.MEDIA_TYPE),
         ArtifactData("asset.glb", glb_bytes, glb.MEDIA_TYPE),
         *camera_files(photos, cameras),
-        ArtifactData("thumbnail.png", thumbnail, "image/png"),
+        ArtifactData("thumbnail.png", small, "image/png"),
         *gallery_files,
         *splat_files,
         ArtifactData("report.json", json.dumps(report, indent=1).encode(), "application/json"),

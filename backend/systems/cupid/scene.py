@@ -20,7 +20,9 @@ from backend.contract.errors import Cancelled, Failure, MaquetteError
 from backend.contract.meshes import MeshData
 from backend.formats import glb
 from backend.formats.images import SOLID_ALPHA, Picture, decode_image, encode_png
+from backend.nn.devices import peak_mib
 from backend.rendering.image_metrics import mask_iou
+from backend.rendering.thumbnails import THUMBNAIL_SIZE
 from backend.rendering.views import render_mesh
 from backend.systems.base import ArtifactData, Hooks, RunResult
 from backend.systems.cupid import results, scene_depth
@@ -241,7 +243,7 @@ def _artifacts(
         "depth": None if read.depth is None else read.depth.source, "focal": float(placed.intrinsics[0, 0]),
         "focal_source": placed.focal_source, "ground": placed.ground, "message": placed.message,
         "mask_iou": mask_iou(front >= 0, every), "objects": objects, "failed": failed,
-        "peak_mib": results.peak_mib(), "seconds": {name: round(value, 4) for name, value in hooks.seconds.items()},
+        "peak_mib": peak_mib(), "seconds": {name: round(value, 4) for name, value in hooks.seconds.items()},
     }  # fmt: skip
     trusted = all(item["trusted"] for item in objects)
     camera_bytes = results.camera_json(
@@ -261,7 +263,7 @@ def _artifacts(
 
 
 def _small(image: np.ndarray) -> np.ndarray:
-    step = max(1, -(-max(image.shape[:2]) // results.THUMBNAIL_SIZE))
+    step = max(1, -(-max(image.shape[:2]) // THUMBNAIL_SIZE))
     return image[::step, ::step]
 
 

@@ -21,10 +21,10 @@ from backend.contract.errors import MaquetteError
 from backend.contract.meshes import MeshData
 from backend.contract.messages import SystemInfo
 from backend.formats import glb
-from backend.formats.images import decode_image, encode_png
-from backend.nn.devices import best_device
+from backend.formats.images import decode_image, encode_png, on_white
+from backend.nn.devices import best_device, peak_mib
+from backend.rendering.thumbnails import thumbnail
 from backend.systems.base import ArtifactData, Hooks, RunResult
-from backend.systems.cupid.results import peak_mib, thumbnail
 from backend.systems.cutout.crop import crop_to_content
 from backend.systems.cutout.masking import find_object
 from backend.systems.finishing import with_pivot
@@ -230,12 +230,6 @@ def cut_out(image: bytes, mask: bytes | None) -> tuple[np.ndarray, str]:
     return crop.image, cutout.message if cutout.source == "cut_out" else ""
 
 
-def on_white(rgba: np.ndarray) -> np.ndarray:
-    """A picture with straight alpha [H,W,4] uint8 on white [H,W,3] float32 in [0,1]."""
-    pixels = rgba.astype(np.float32) / 255.0
-    return pixels[..., :3] * pixels[..., 3:] + 1.0 - pixels[..., 3:]
-
-
 def mesh_of(picture: np.ndarray, request: Request, hooks: Hooks, device: str = "cpu", flow: str = "text") -> MeshData:
     """The finished mesh of a bundle picture [2S,4S,3], in our cube, refined as `flow` is with published weights.
 
@@ -260,7 +254,7 @@ def _result(
     bundle_png = encode_png(picture)
     hooks.preview(bundle_png)
     mesh = mesh_of(picture, request, hooks, str(networks.device), ISOMER_FLOWS[task])
-    shown = thumbnail(mesh, None, None)
+    shown = thumbnail(mesh)
     notes = [NARROW] if request.weights == "mini" else []
     notes += [said.note] if said is not None and said.note else []
     for note in notes:

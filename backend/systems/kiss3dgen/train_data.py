@@ -19,6 +19,7 @@ from torch import Tensor
 
 from backend.data.bundles import BundleDataset
 from backend.data.shards import ShardDataset
+from backend.formats.images import photo_on_white
 
 from . import colors
 from .flux.latents import encode_pictures
@@ -178,8 +179,6 @@ class BundleTraining:
 
 def read_photos(folder: Path, split: str, ids: list[str], size: int) -> np.ndarray:
     """Random views of the objects `ids` on white, uint8 [n,V,size,size,3]; white where an object has none."""
-    from PIL import Image
-
     dataset = ShardDataset(folder, split)
     place = {name: index for index, name in enumerate(dataset.ids)}
     images = dataset.images
@@ -188,14 +187,5 @@ def read_photos(folder: Path, split: str, ids: list[str], size: int) -> np.ndarr
         if name not in place:
             continue
         for view, rgba in enumerate(images[place[name]]):
-            photos[item, view] = np.asarray(on_white(Image.fromarray(rgba), size))
+            photos[item, view] = np.rint(255.0 * photo_on_white(rgba, (size, size))[0])
     return photos
-
-
-def on_white(image: Any, size: int) -> Any:
-    """A PIL picture with alpha as RGB on white at `size` x `size`."""
-    from PIL import Image
-
-    ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    ground.alpha_composite(image)
-    return ground.convert("RGB").resize((size, size), Image.Resampling.BOX)
