@@ -185,7 +185,7 @@ def test_unsolvable_camera_still_delivers_the_object(monkeypatch):
         ({"steps": True}, "whole number"),
         ({"focal": float("nan")}, "focal"),
         ({"focal": "wide"}, "focal"),
-        ({"weights": 3}, "name"),
+        ({"weights": 3}, "must be a text"),
     ],
 )
 def test_bad_parameters_are_named(parameters, words):
