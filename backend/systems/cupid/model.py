@@ -20,6 +20,7 @@ from torch import nn
 
 from backend.catalog.catalog import find_model, is_installed, models_folder
 from backend.contract.errors import MaquetteError
+from backend.systems.configuration import read_configuration
 from backend.systems.cupid import dinov2
 from backend.systems.cupid.flow_sampler import FlowSettings
 from backend.systems.cupid.networks import Maker, Networks, choose_profile, count_parameters, random_network
@@ -100,16 +101,7 @@ class CupidModel:
 
 def read_config(config: str) -> dict[str, Any]:
     """The configuration `mini` or `full`, or a JSON file. Errors: `MaquetteError` bad_input."""
-    path = CONFIG_FOLDER / f"{config}.json"
-    if not path.exists():
-        path = Path(config)
-    try:
-        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MaquetteError(
-            "bad_input", f"There is no CUPID configuration {config!r}; use mini or full.", detail=str(error)
-        ) from error
-    return loaded
+    return read_configuration(CONFIG_FOLDER, config, "CUPID")
 
 
 def weights_folder(weights: str) -> Path:

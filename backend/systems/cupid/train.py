@@ -8,8 +8,6 @@ its averaged weights into the folder that the pipeline loads.
 from __future__ import annotations
 
 import json
-import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -23,14 +21,16 @@ from torch import nn
 
 from backend.contract.errors import MaquetteError
 from backend.data.shards import ShardDataset
-from backend.training.checkpoints import load_strict, load_tensors, save_model, tensor_files
-from backend.training.loop import LoopSettings, TrainingLoop
+from backend.training.checkpoints import load_strict, load_tensors, tensor_files
+from backend.training.loop import TrainingLoop
+from backend.training.stage import StageRequest, TrainingStage, train_stage
 
 from . import uv_vae_start
 from .dinov2 import find_dinov2, load_dinov2
 from .image_encoder import SPECIAL_TOKENS
 from .losses import dice_loss, flow_loss, flow_times, flow_training_pair, kl_loss, uv_vae_losses
-from .model import build
+from .model import MINI_FOLDER as MINI_WEIGHTS
+from .model import build, read_config
 from .networks import random_network
 from .occlusion import OCCLUDER_CHANNELS, hide, random_occluders, token_weights
 from .structure_latents import LatentSet
@@ -38,10 +38,6 @@ from .structure_vae import SparseStructureDecoder, SparseStructureEncoder
 from .train_draws import random_crops, random_quarter_turns, resized
 from .uv_cube import uv_volumes
 
-logger = logging.getLogger(__name__)
-
-CONFIGS = Path(__file__).with_name("configs")
-MINI_WEIGHTS = Path(__file__).parents[2] / "weights" / "mini"
 LATENT_CHANNELS = 8
 DROP_CONDITION = 0.1
 KL_WEIGHT = 1e-3
@@ -49,44 +45,20 @@ PUBLISHED_ENCODER = "DinoV2"
 
 
 @dataclass(frozen=True)
-class TrainRequest:
-    """What the command line asks for. `batch` 0 takes the stage's default; `rate` 0 likewise."""
+class TrainRequest(StageRequest):
+    """What the command line asks for. `limit` is how many objects of each split are used, None all.
 
-    stage: str
-    data: Path
-    out: Path
-    config: str
-    minutes: float
-    resume: bool
-    export: bool
-    device: str
-    batch: int
-    rate: float
-    total: int
-    seed: int
-    export_to: Path | None = None
-    """Folder of the exported weights; None is the one that ships."""
-    steps: int = 0
+    `random` is a trial: frozen networks have random weights, and nothing is validated or saved.
+    """
+
     limit: int | None = None
     random: bool = False
-    """A trial: frozen networks have random weights, and nothing is validated or saved."""
 
 
 def model_config(config: str) -> dict[str, dict]:
     """The `models` of the configuration `config`: role to {"name", "args"}."""
-    return training_config(config)["models"]
-
-
-def training_config(config: str) -> dict[str, Any]:
-    """The configuration `config`, a name or a file. Errors: `MaquetteError` bad_input."""
-    path = CONFIGS / f"{config}.json"
-    try:
-        loaded: dict[str, Any] = json.loads((path if path.exists() else Path(config)).read_text())
-    except (OSError, ValueError) as error:
-        raise MaquetteError(
-            "bad_input", f"There is no CUPID configuration {config!r}; use mini or full.", str(error)
-        ) from error
-    return loaded
+    models: dict[str, dict] = read_config(config)["models"]
+    return models
 
 
 class Autoencoder(nn.Module):
@@ -113,69 +85,26 @@ class StructureModel(nn.Module):
         self.flow = flow
 
 
-class Stage:
-    """One stage: its module, its loss on a random batch and what it exports.
+class Stage(TrainingStage):
+    """One stage of CUPID.
 
-    What stands here is mini's; a configuration's `training` goes before it (the published numbers, spec 12).
+    What stands in its class is mini's; a configuration's `training` goes before it (the published numbers, spec 12).
     """
 
-    batch = 16
-    rate = 2e-3
-    warmup = 200
-    bf16_on_cpu = False
-    muon = False
-    most_workers = 1
-    average = 0.999
-    weight_decay = 0.01
-    betas = (0.9, 0.98)
-    constant = False
+    exact = ("pos_emb",)
     checkpointing = False
     normalized = True
     """Whether the flow's target is normalised by its own spread; published stage-1 latents are not."""
-    parts: dict[str, str] = {}
-    """Role of each model that the stage trains, and its name inside `module`."""
 
     def __init__(self, request: TrainRequest) -> None:
         self.request = request
-        self.device = torch.device(request.device)
-        self.models = model_config(request.config)
-        for name, value in training_config(request.config).get("training", {}).get(request.stage, {}).items():
+        config = read_config(request.config)
+        self.models = config["models"]
+        for name, value in config.get("training", {}).get(request.stage, {}).items():
             if not hasattr(Stage, name):
                 raise MaquetteError("bad_input", f"The configuration's training of {request.stage} has no {name!r}.")
-            setattr(self, name, value)
-        cores = os.cpu_count() or 1
-        self.workers = min(cores, self.most_workers) if self.device.type == "cpu" else 1
-        self.size = max(1, (request.batch or self.batch) // self.workers)  # what one worker draws
-        torch.manual_seed(request.seed)
-
-    module: nn.Module
-
-    def loss(self, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        """The loss of a batch drawn with `generator`."""
-        raise AssertionError("a stage defines its loss")
-
-    def validate(self) -> dict[str, float]:
-        """Measures on validation objects."""
-        return {}
-
-    def export(self, loop: TrainingLoop) -> None:
-        """Write the averaged weights where the pipeline finds them: matrices in half precision."""
-        for role, submodule in self.parts.items():
-            entry = self.models[role]
-            tensors = loop.averaged_state(submodule)
-            tensors = {k: v.half() if v.ndim > 1 and k != "pos_emb" else v for k, v in tensors.items()}
-            save_model(self.request.export_to or MINI_WEIGHTS, role, entry["name"], entry["args"], tensors)
-
-    def load_shipped(self) -> bool:
-        """Start from the exported weights, where a run's own checkpoint is not at hand; False if they do not fit."""
-        try:
-            for role, submodule in self.parts.items():
-                tensors = {name: tensor.float() for name, tensor in load_tensors(MINI_WEIGHTS / role).items()}
-                load_strict(self.module.get_submodule(submodule), tensors, role)
-        except MaquetteError as error:
-            logger.info("%s", error)
-            return False
-        return True
+            setattr(self, name, tuple(value) if isinstance(value, list) else value)
+        super().__init__(request, self.models, request.export_to or MINI_WEIGHTS, MINI_WEIGHTS)
 
 
 def _random(shape: torch.Size, generator: torch.Generator, device: torch.device) -> torch.Tensor:
@@ -349,7 +278,7 @@ class StructureFlow(Stage):
     def export(self, loop: TrainingLoop) -> None:
         super().export(loop)
         mean, std = self.train_set.normalization
-        path = (self.request.export_to or MINI_WEIGHTS) / "pipeline.json"
+        path = self.folder / "pipeline.json"
         pipeline = json.loads(path.read_text()) if path.exists() else {}
         pipeline["structure_normalization"] = {"mean": mean.tolist(), "std": std.tolist()}
         path.write_text(json.dumps(pipeline, indent=2) + "\n")
@@ -435,28 +364,4 @@ def train(request: TrainRequest) -> dict[str, float]:
     if request.stage not in STAGES:
         raise MaquetteError("bad_input", f"CUPID has no stage {request.stage!r}; choose one of {', '.join(STAGES)}.")
     stage = STAGES[request.stage](request)
-    folder = request.out / request.stage
-    shipped = request.resume and not (folder / "state.json").exists() and stage.load_shipped()
-    settings = LoopSettings(
-        minutes=request.minutes,
-        learning_rate=request.rate or stage.rate,
-        total=request.total,
-        seed=request.seed,
-        bf16=stage.bf16_on_cpu or stage.device.type != "cpu",
-        muon=stage.muon,
-        warmup=stage.warmup,
-        workers=stage.workers,
-        average=stage.average,
-        weight_decay=stage.weight_decay,
-        betas=tuple(stage.betas),
-        constant=stage.constant,
-        steps=request.steps,
-        save=not request.random,
-    )
-    loop = TrainingLoop(stage.module, folder, settings, stage.device)
-    if request.resume and not loop.resume():
-        logger.info("no run in %s: starting %s", folder, "from the shipped weights" if shipped else "anew")
-    result = loop.run(stage.loss, None if request.random else stage.validate)
-    if request.export and not request.random:
-        stage.export(loop)
-    return result
+    return train_stage(stage, request, request.out / request.stage, trial=request.random)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,11 +25,11 @@ from backend.training.loop import TrainingLoop
 
 from . import slat_data
 from .losses import flow_loss, flow_times, flow_training_pair
-from .model import build
+from .model import build, read_config
 from .slat_data import SurfaceSet
 from .slat_vae import SLatEncoder
 from .structure_decode import voxel_uv
-from .train import DROP_CONDITION, MINI_WEIGHTS, Stage, TrainRequest, training_config
+from .train import DROP_CONDITION, Stage, TrainRequest
 from .train_slat_vae import DROPPED, GROWN, encode_pictures, frozen, premultiplied, voxel_features
 
 logger = logging.getLogger(__name__)
@@ -128,7 +127,7 @@ class ViewSet:
 
 def published_normalization(config: str) -> tuple[Tensor, Tensor] | None:
     """(mean, std), each [C], that belong to the configuration's own SLat encoder; None where they are measured."""
-    known = training_config(config).get("slat_normalization")
+    known = read_config(config).get("slat_normalization")
     return None if known is None else (torch.tensor(known["mean"]), torch.tensor(known["std"]))
 
 
@@ -195,7 +194,7 @@ class SLatFlow(Stage):
 
     def export(self, loop: TrainingLoop) -> None:
         super().export(loop)
-        path: Path = (self.request.export_to or MINI_WEIGHTS) / "pipeline.json"
+        path = self.folder / "pipeline.json"
         pipeline = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         pipeline["slat_normalization"] = {"mean": self.train_set.mean.tolist(), "std": self.train_set.std.tolist()}
         path.write_text(json.dumps(pipeline, indent=2) + "\n", encoding="utf-8")

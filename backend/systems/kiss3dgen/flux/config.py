@@ -6,7 +6,6 @@ has one `ROLE.json` ({"name": class, "args": {...}}) a network, written by `trai
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from backend.contract.errors import MaquetteError
+from backend.systems.configuration import read_configuration
 
 CONFIG_FOLDER = Path(__file__).with_name("configs")
 ROLES = ("transformer", "vae", "controlnet", "image_encoder", "redux", "clip", "t5")
@@ -64,16 +64,7 @@ class FluxSettings:
 
 def read_config(config: str) -> dict[str, Any]:
     """The configuration `mini` or `full`, or a JSON file. Errors: `MaquetteError` bad_input."""
-    path = CONFIG_FOLDER / f"{config}.json"
-    if not path.exists():
-        path = Path(config)
-    try:
-        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MaquetteError(
-            "bad_input", f"There is no Kiss3DGen configuration {config!r}; use mini or full.", detail=str(error)
-        ) from error
-    return loaded
+    return read_configuration(CONFIG_FOLDER, config, "Kiss3DGen")
 
 
 def read_settings(config: Mapping[str, Any]) -> FluxSettings:
