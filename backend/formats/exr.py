@@ -1,4 +1,5 @@
-"""Read OpenEXR pictures: single-part scanline files, uncompressed or with RLE, ZIPS or ZIP, which is Blender's default.
+"""Read OpenEXR pictures: single-part scanline files, uncompressed or with RLE, ZIPS or ZIP, which is Blender's default;
+write them with ZIP and 32-bit numbers.
 
 Written from the file layout that the OpenEXR project documents. PIZ, PXR24, B44 and DWA are refused with a sentence.
 """
@@ -15,6 +16,8 @@ _FLAVOURS = 0x200 | 0x800 | 0x1000  # tiled, deep, several parts
 _DTYPES = {0: np.dtype("<u4"), 1: np.dtype("<f2"), 2: np.dtype("<f4")}
 _LINES = {0: 1, 1: 1, 2: 1, 3: 16}  # scanlines a block, by compression: none, RLE, ZIPS, ZIP
 _LARGEST_SIDE = 20_000
+_ZIP, _FLOAT = 3, 2
+MEDIA_TYPE = "image/x-exr"
 
 
 class ExrError(ValueError):
@@ -29,6 +32,47 @@ def read_exr(data: bytes) -> dict[str, np.ndarray]:
         raise
     except (struct.error, zlib.error, ValueError, IndexError, KeyError) as error:
         raise ExrError("The EXR file is damaged or cut short; save it again.") from error
+
+
+def write_exr(channels: dict[str, np.ndarray]) -> bytes:
+    """The file of {channel name: [H,W]}, rows from the top, as 32-bit numbers. Errors: ValueError for unequal sizes."""
+    names = sorted(channels)
+    planes = [np.asarray(channels[name], "<f4") for name in names]
+    if not planes or any(plane.shape != planes[0].shape or plane.ndim != 2 for plane in planes):
+        raise ValueError("an EXR file wants channels of one size, [H,W] each")
+    height, width = planes[0].shape
+    window = struct.pack("<4i", 0, 0, width - 1, height - 1)
+    listed = b"".join(name.encode("latin-1") + b"\0" + struct.pack("<iIii", _FLOAT, 0, 1, 1) for name in names)
+    header = b"".join(
+        name.encode() + b"\0" + kind.encode() + b"\0" + struct.pack("<I", len(value)) + value
+        for name, kind, value in (
+            ("channels", "chlist", listed + b"\0"),
+            ("compression", "compression", bytes([_ZIP])),
+            ("dataWindow", "box2i", window),
+            ("displayWindow", "box2i", window),
+            ("lineOrder", "lineOrder", b"\0"),
+            ("pixelAspectRatio", "float", struct.pack("<f", 1.0)),
+            ("screenWindowCenter", "v2f", struct.pack("<2f", 0.0, 0.0)),
+            ("screenWindowWidth", "float", struct.pack("<f", 1.0)),
+        )
+    )
+    start = MAGIC + struct.pack("<I", 2) + header + b"\0"
+    rows = np.stack(planes, axis=1)  # [H,C,W]: a row's channels one after the other
+    blocks = [
+        struct.pack("<i", y) + _packed(rows[y : y + _LINES[_ZIP]].tobytes()) for y in range(0, height, _LINES[_ZIP])
+    ]
+    places = len(start) + 8 * len(blocks) + np.cumsum([0, *(len(block) for block in blocks[:-1])])
+    return start + struct.pack(f"<{len(blocks)}Q", *places.tolist()) + b"".join(blocks)
+
+
+def _packed(raw: bytes) -> bytes:
+    """A block with its length: split, differenced and deflated, or as it is where that is no shorter."""
+    values = np.frombuffer(raw, np.uint8)
+    split = np.concatenate([values[0::2], values[1::2]]).astype(np.int64)
+    split[1:] = np.diff(split) + 128
+    packed = zlib.compress((split & 255).astype(np.uint8).tobytes())
+    content = packed if len(packed) < len(raw) else raw
+    return struct.pack("<I", len(content)) + content
 
 
 def _read(data: bytes) -> dict[str, np.ndarray]:

@@ -85,3 +85,20 @@ def test_every_compression_gives_the_same_numbers(compression):
 def test_other_files_are_refused_with_a_sentence(data, words):
     with pytest.raises(exr.ExrError, match=words):
         exr.read_exr(data)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (16, 5), (37, 20)])
+def test_what_is_written_is_read_back(shape: tuple[int, int]) -> None:
+    random = np.random.default_rng(3)
+    channels = {name: random.standard_normal(shape).astype(np.float32) for name in "RGB"}
+    channels["A"] = np.ones(shape, np.float32)  # shrinks, the noise does not
+    data = exr.write_exr(channels)
+    found = exr.read_exr(data)
+    assert list(found) == ["A", "B", "G", "R"]
+    for name, plane in channels.items():
+        np.testing.assert_array_equal(found[name], plane)
+
+
+def test_channels_of_unequal_sizes_are_not_written() -> None:
+    with pytest.raises(ValueError, match="one size"):
+        exr.write_exr({"R": np.zeros((2, 2)), "G": np.zeros((2, 3))})

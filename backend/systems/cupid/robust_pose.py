@@ -47,13 +47,15 @@ FLAT_RATIO = 0.02  # thinnest over longest extent of the points below which seve
 
 @dataclass(frozen=True)
 class _Problem:
-    """`points` [N,3], `uv` [N,2], `weights` [N]; expected principal point; which of the 9 unknowns are free [9]."""
+    """`points` [N,3], `uv` [N,2], `weights` [N]; expected principal point; which of the 9 unknowns are free [9]; the
+    focal length that the prior expects."""
 
     points: np.ndarray
     uv: np.ndarray
     weights: np.ndarray
     centre: np.ndarray
     free: np.ndarray
+    usual_focal: float = USUAL_FOCAL
 
 
 @dataclass(frozen=True)
@@ -80,19 +82,22 @@ def solve_robust(
     occupied: np.ndarray | None = None,
     voxel: float = 1 / 64,
     seed: int = 0,
+    centre_known: bool = False,
+    usual_focal: float = USUAL_FOCAL,
 ) -> Camera:
     """Camera of a square crop from `points` [N,3] and their `uv` [N,2], judged as `judge_camera` does.
 
-    `focal` locks the focal length; `centre` is where the principal point is expected; `occupied` [M,3] are centres of
-    voxels with sides `voxel` that hide what lies behind them. Raises ValueError as `pose.solve_dlt`, and when all
+    `focal` locks the focal length, `usual_focal` is what it is expected to be; `centre` is where the principal point is
+    expected, or where it is if `centre_known`; `occupied` [M,3] are centres of voxels with sides `voxel` that hide what
+    lies behind them. Raises ValueError as `pose.solve_dlt`, and when all
     points fall on one place of the image.
     """
     points, uv = np.asarray(points, np.float64), np.asarray(uv, np.float64)
     pose.check_points(points, uv)
     if np.ptp(uv, axis=0).max() <= 1e-9:
         raise ValueError("The camera cannot be solved: all points fall on one place; try another seed.")
-    free = np.array([focal is None, *[True] * 8])
-    problem = _Problem(points, uv, np.ones(len(points)), np.asarray(centre, np.float64), free)
+    free = np.array([focal is None, not centre_known, not centre_known, *[True] * 6])
+    problem = _Problem(points, uv, np.ones(len(points)), np.asarray(centre, np.float64), free, usual_focal)
     starts = _starts(problem, focal, np.random.default_rng(seed))
     tried = [_refine(problem, start, WIDTHS[0], MOST_SIGMA) for start in starts]
     state = min(tried, key=lambda pair: pair[1])[0]
@@ -104,9 +109,7 @@ def solve_robust(
     return judge_camera(points, uv, *state.matrices())
 
 
-def judge_camera(
-    points: np.ndarray, uv: np.ndarray, intrinsics: np.ndarray, world_to_camera: np.ndarray
-) -> Camera:
+def judge_camera(points: np.ndarray, uv: np.ndarray, intrinsics: np.ndarray, world_to_camera: np.ndarray) -> Camera:
     """The camera with its residual, the share of points that agree with it, and why it should not be trusted, if so.
 
     `points` [N,3], `uv` [N,2]. The residual is the root mean square over the points that agree, in image sizes.
@@ -169,7 +172,8 @@ def _starts(problem: _Problem, focal: float | None, random: np.random.Generator)
     near = misses[best] <= AFFINE_MISS**2
     if near.sum() < pose.MIN_POINTS:
         near[:] = True
-    starts = [_from_affine(np.linalg.lstsq(design[near], uv[near], rcond=None)[0], problem.centre, focal)]
+    affine_fit = np.linalg.lstsq(design[near], uv[near], rcond=None)[0]
+    starts = [_from_affine(affine_fit, problem.centre, focal or problem.usual_focal)]
     try:
         linear = pose.solve_dlt_normalised(points[near], uv[near])
     except (ValueError, np.linalg.LinAlgError):
@@ -179,13 +183,13 @@ def _starts(problem: _Problem, focal: float | None, random: np.random.Generator)
     if FOCAL_RANGE[0] < length < FOCAL_RANGE[1] and matrix[2, 3] > MIN_DEPTH and np.isfinite(matrix).all():
         shift = matrix[:3, 3] * [1, 1, 1.0 if focal is None else focal / length]
         centre = np.clip(lens[:2, 2], problem.centre - 1.0, problem.centre + 1.0)
+        centre = np.where(problem.free[1:3], centre, problem.centre)
         starts.append(_State(focal or length, centre, matrix[:3, :3], shift))
     return starts
 
 
-def _from_affine(affine: np.ndarray, centre: np.ndarray, focal: float | None) -> _State:
-    """The perspective camera with a usual lens (or `focal`) that is nearest to an affine one [4,2]."""
-    length = focal or USUAL_FOCAL
+def _from_affine(affine: np.ndarray, centre: np.ndarray, length: float) -> _State:
+    """The perspective camera with focal `length` that is nearest to an affine one [4,2]."""
     u, scales, vt = np.linalg.svd(affine[:3].T, full_matrices=False)
     right, down = u @ vt  # the nearest orthonormal pair
     depth = max(length / max(float(scales.mean()), 1e-9), 2 * MIN_DEPTH)
@@ -276,7 +280,7 @@ def _linearise(problem: _Problem, state: _State) -> tuple[np.ndarray, np.ndarray
     for row in range(2):  # d(w x p) . g = w . (p x g)
         a, b, c = by_shift[:, row, 0], by_shift[:, row, 1], by_shift[:, row, 2]
         jacobian[:, row, 3], jacobian[:, row, 4], jacobian[:, row, 5] = y * c - z * b, z * a - x * c, x * b - y * a
-    prior = np.array([
-        np.log(state.focal / USUAL_FOCAL) / FOCAL_SPREAD, *((state.centre - problem.centre) / CENTRE_SPREAD)
-    ])
+    prior = np.array(
+        [np.log(state.focal / problem.usual_focal) / FOCAL_SPREAD, *((state.centre - problem.centre) / CENTRE_SPREAD)]
+    )
     return slope + state.centre - problem.uv, jacobian, prior

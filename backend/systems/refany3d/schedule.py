@@ -17,9 +17,11 @@ FEW_TOKENS, MANY_TOKENS = 256, 4096
 FEW_MU, MANY_MU = 0.5, 1.15
 """Flux's dynamic shift: mu is linear in the tokens of a picture through these two points."""
 
-Velocity = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
-"""(picture's latents [B,T,C], point map's [B,T,C], sigma) -> their velocities, from picture to noise."""
-Watcher = Callable[[int, Tensor, Tensor], None]
+Pair = tuple[Tensor, Tensor | None]
+"""Of the picture and of the point map, [B,T,C] each; None where the weights have no point maps."""
+Velocity = Callable[[Tensor, Tensor | None, float], Pair]
+"""(picture's latents, point map's, sigma) -> their velocities, from picture to noise."""
+Watcher = Callable[[int, Tensor, Tensor | None], None]
 """(step from 1, picture's latents and point map's as estimated at sigma 0)."""
 
 
@@ -43,14 +45,18 @@ def euler_sigmas(steps: int, tokens: int, dynamic: bool = True) -> Tensor:
 
 
 def integrate(
-    velocity: Velocity, rgb: Tensor, coord: Tensor, sigmas: Tensor, watch: Watcher | None = None
-) -> tuple[Tensor, Tensor]:
+    velocity: Velocity, rgb: Tensor, coord: Tensor | None, sigmas: Tensor, watch: Watcher | None = None
+) -> Pair:
     """Follow both flows from noise `rgb` and `coord` [B,T,C] to the picture's and the point map's latents."""
     levels = sigmas.tolist()
     for step, (now, after) in enumerate(zip(levels[:-1], levels[1:], strict=True), start=1):
         rgb_flow, coord_flow = velocity(rgb, coord, now)
         if watch is not None:
-            watch(step, rgb - now * rgb_flow, coord - now * coord_flow)
+            watch(step, rgb - now * rgb_flow, _moved(coord, coord_flow, -now))
         rgb = rgb + (after - now) * rgb_flow
-        coord = coord + (after - now) * coord_flow
+        coord = _moved(coord, coord_flow, after - now)
     return rgb, coord
+
+
+def _moved(x: Tensor | None, flow: Tensor | None, step: float) -> Tensor | None:
+    return None if x is None or flow is None else x + step * flow
