@@ -18,6 +18,7 @@ from tests.golden import (
     kiss3dgen_isomer,
     kiss3dgen_lrm,
     kiss3dgen_projection,
+    refany3d_networks,
     refany3d_sampling,
 )
 from tests.golden.replay import Replay, list_cases, replay_case
@@ -29,6 +30,7 @@ REPLAYS: dict[str, Replay] = {
     **kiss3dgen_isomer.REPLAYS,
     **kiss3dgen_lrm.REPLAYS,
     **kiss3dgen_projection.REPLAYS,
+    **refany3d_networks.REPLAYS,
     **refany3d_sampling.REPLAYS,
 }
 

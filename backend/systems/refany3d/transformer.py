@@ -179,6 +179,14 @@ class RefAny3DTransformer(nn.Module):
         """Which LoRA acts on which tokens."""
         return Routing(self.default, self.coord)
 
+    @torch.no_grad()
+    def vectors(
+        self, t: Tensor, guidance: Tensor | None, pooled: Tensor, sizes: Sizes, condition_guidance: float = 1.0
+    ) -> Tensor:
+        """The vector [B, kinds, D] of every kind with tokens, as the blocks are given it before SiLU."""
+        main = self._main_vectors(t, guidance, pooled, len(pooled), sizes, pooled)
+        return torch.cat([main, self._view_vectors(pooled, condition_guidance, sizes.only(*VIEWS))], 1)
+
     def _grid(self, tokens: int, grid: tuple[int, int] | None) -> tuple[int, int]:
         found = grid or (isqrt(tokens), isqrt(tokens))
         if found[0] * found[1] != tokens:
@@ -196,12 +204,14 @@ class RefAny3DTransformer(nn.Module):
 
     def _views(self, conditions: Tensor, pooled: Tensor, guidance: float, sizes: Sizes) -> tuple[Tensor, Tensor]:
         """Embedded tokens [B, sizes.total, D] of the conditions and their vectors [B, kinds, D] through SiLU."""
-        batch = len(conditions)
         tokens = self.routing.linear(self.base.x_embedder, "x_embedder", conditions.flatten(1, 2), sizes)
-        zero = torch.zeros(batch, device=tokens.device)
+        return tokens, functional.silu(self._view_vectors(pooled[: len(conditions)], guidance, sizes))
+
+    def _view_vectors(self, pooled: Tensor, guidance: float, sizes: Sizes) -> Tensor:
+        """Vectors [B, kinds, D] of the views."""
+        zero = torch.zeros(len(pooled), device=pooled.device)
         told = torch.full_like(zero, guidance) if self.guided else None
-        vector = time_vector(self.base, zero, told, pooled[:batch])
-        return tokens, functional.silu(kind_vectors(None, vector, self.domain_embedder, sizes))
+        return kind_vectors(None, time_vector(self.base, zero, told, pooled), self.domain_embedder, sizes)
 
     def _main_vectors(
         self, t: Tensor | float, guidance: Tensor | float | None, pooled: Tensor, batch: int, sizes: Sizes, like: Tensor
