@@ -153,8 +153,9 @@ def _add(copies: Copies, placed: Placed, name: str, most: int) -> None:
     copies.triangles += len(placed.mesh.corners) // 3
     if copies.triangles > most:
         _refuse_size(most)
-    used = placed.mesh.positions[np.unique(placed.mesh.corners)].astype(np.float64)
-    world = used @ placed.matrix[:3, :3].T + placed.matrix[:3, 3]
+    used = np.zeros(len(placed.mesh.positions), np.bool_)  # vertices without a face are not seen
+    used[placed.mesh.corners] = True
+    world = placed.mesh.positions[used].astype(np.float64) @ placed.matrix[:3, :3].T + placed.matrix[:3, 3]
     if not np.isfinite(world).all():
         text = f'"{name}" has places that are not finite numbers. Repair the mesh and try again.'
         raise MaquetteError("bad_input", text)
