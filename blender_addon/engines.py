@@ -8,10 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 import bpy
 
 PHOTO, TEXT, SCENE, MATCH, REFINE = "image_to_3d", "text_to_3d", "photo_to_scene", "match_mesh", "refine_mesh"
+RENDER = "render_picture"
 CUPID = ("cupid", "CUPID", "A photo becomes an object together with the photo's camera")
 KISS = ("kiss3dgen", "Kiss3DGen", "A sentence, a photo or a mesh becomes an object, by way of pictures from four sides")
+REFANY = ("refany3d", "RefAny3D", "Pictures of a mesh in the surroundings that a sentence says, true to the mesh")
 # The first of each is what a setting that nobody touched means.
-BUILT_IN = {PHOTO: (CUPID, KISS), TEXT: (KISS,), SCENE: (CUPID,), MATCH: (CUPID,), REFINE: (KISS,)}
+BUILT_IN = {PHOTO: (CUPID, KISS), TEXT: (KISS,), SCENE: (CUPID,), MATCH: (CUPID,), REFINE: (KISS,),
+            RENDER: (REFANY,)}  # fmt: skip
 
 Item = tuple[str, str, str, int]
 _items: dict[str, list[Item]] = {}  # by task; Blender needs the strings of a dynamic enum kept alive

@@ -11,21 +11,26 @@ from ...backend.contract.errors import MaquetteError
 from ...backend.contract.meshes import MeshData, MeshError, mesh_from_bytes
 from ...backend.contract.messages import MessageError
 from ...backend.contract.splats import SplatError, Splats, splats_from_ply
-from ..engines import REFINE
+from ..engines import REFINE, RENDER
 from ..runtime import session
 from ..runtime.intent import ApplyIntent, intent_from_json
 from ..runtime.job_store import JobRecord, JobStore
 from ..runtime.pictures import inspect_picture
-from ..scene import apply, compose, guard, matching, proposed_masks, provenance, refined
+from ..scene import apply, compose, guard, matching, picture_scene, proposed_masks, provenance, refined
 from ..scene.cameras import SolvedCamera, solved_camera_from_json
 from ..scene.photo_cameras import PhotoCamera
-from . import applying_refined, applying_scene, mesh_matching, proposing
+from . import applying_picture, applying_refined, applying_scene, mesh_matching, picture_results, proposing
 from .photos import MOST_PHOTOS
 from .requesting import job_record, provenance_of
 
 OTHER_FILE = "This result was meant for another file. Press Apply to put it here."
 Result = (
-    apply.Result | compose.ComposedScene | matching.MatchedMesh | refined.RefinedMesh | proposed_masks.ProposedMasks
+    apply.Result
+    | compose.ComposedScene
+    | matching.MatchedMesh
+    | refined.RefinedMesh
+    | proposed_masks.ProposedMasks
+    | picture_scene.PictureResult
 )
 
 
@@ -52,6 +57,8 @@ def apply_job(context: bpy.types.Context, job_id: str, variant: int = -1, instea
             message = proposed_masks.apply_masks(context.scene, result)
         elif isinstance(result, refined.RefinedMesh):
             _, message = refined.apply_refined(context.scene, result)
+        elif isinstance(result, picture_scene.PictureResult):
+            message = picture_results.arrive(context.scene, result)
         else:
             earlier = provenance.made_from(context.scene, job_id) if instead else []
             _, message = apply.apply_result(context.scene, result, earlier[0] if earlier else None)
@@ -96,6 +103,8 @@ def load_result(store: JobStore, record: JobRecord, variant: int = -1) -> Result
     intent = _intent(record)
     if record.task == proposing.TASK:
         return proposing.load_masks(store, record)
+    if record.task == RENDER:
+        return applying_picture.load_picture(store, record, intent, variant)
     picture, orientation = _background(store, record, "image", intent)
     if record.task == mesh_matching.TASK:
         return mesh_matching.load_match(store, record, intent, (picture, orientation))
@@ -136,9 +145,7 @@ def _background(store: JobStore, record: JobRecord, name: str, intent: ApplyInte
         return None, 1  # replaced by something else since; the object is still worth having
 
 
-def _more_cameras(
-    store: JobStore, record: JobRecord, intent: ApplyIntent, variant: int
-) -> tuple[PhotoCamera, ...]:
+def _more_cameras(store: JobStore, record: JobRecord, intent: ApplyIntent, variant: int) -> tuple[PhotoCamera, ...]:
     """The cameras of the further photos of the object; a variant has its own."""
     found = []
     for number in range(1, MOST_PHOTOS):

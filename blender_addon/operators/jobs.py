@@ -57,7 +57,7 @@ class MAQUETTE_OT_apply_result(_JobOperator, bpy.types.Operator):
     def description(cls, context: bpy.types.Context, properties: bpy.types.OperatorProperties) -> str:
         if properties.variant < 0:
             return cls.bl_description
-        return f"Put variant {properties.variant + 1} into the scene, in place of the one that is there"
+        return f"Take variant {properties.variant + 1}, in place of the one that is there"
 
     @reports_failures
     def execute(self, context: bpy.types.Context) -> set[str]:

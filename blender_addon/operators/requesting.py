@@ -13,7 +13,7 @@ import bpy
 
 from ...backend.contract.errors import MaquetteError
 from ...backend.contract.messages import MessageError
-from ..engines import KISS, MATCH, PHOTO, REFINE, SCENE, TEXT, engines_for
+from ..engines import KISS, MATCH, PHOTO, REFINE, RENDER, SCENE, TEXT, engines_for
 from ..runtime import inputs, session
 from ..runtime.intent import ApplyIntent, intent_from_json, intent_to_json
 from ..runtime.job_store import JobRecord
@@ -25,7 +25,8 @@ from .mask_files import mask_files
 TASK = PHOTO
 PROPOSALS = "propose_masks"
 # Photos may come from two panels.
-_PANELS = {TEXT: "create", SCENE: "compose", PROPOSALS: "compose", MATCH: "match", REFINE: "refine"}
+_PANELS = {TEXT: "create", SCENE: "compose", PROPOSALS: "compose", MATCH: "match", REFINE: "refine",
+           RENDER: "render"}  # fmt: skip
 LEAST_TRIANGLES = 100  # that the backend takes
 
 
@@ -146,6 +147,11 @@ def restore_inputs(scene: bpy.types.Scene, provenance: dict[str, Any]) -> None:
 
         refining.restore_refine(settings, intent, parameters)
         return
+    if panel == "render":
+        from . import rendering
+
+        rendering.restore_render(settings, parameters)
+        return
     settings.size = intent.size
     settings.placement = intent.placement
     if task == TEXT:
@@ -209,7 +215,7 @@ def provenance_of(record: JobRecord) -> dict[str, Any]:
 
 
 def panel_of(record: JobRecord) -> str:
-    """The panel that the job came from: create, match, compose or refine."""
+    """The panel that the job came from: create, match, compose, refine or render."""
     if record.task in _PANELS:
         return _PANELS[record.task]
     moves_in_match = record.origin.get("move") in ("OBJECT", "KNOWN")
@@ -217,9 +223,10 @@ def panel_of(record: JobRecord) -> str:
 
 
 def panel_settings(scene: bpy.types.Scene, panel: str) -> bpy.types.PropertyGroup:
-    """The settings of the panel create, match, compose or refine."""
+    """The settings of the panel create, match, compose, refine or render."""
     known = {
         "match": scene.maquette_match, "compose": scene.maquette_compose, "refine": scene.maquette_refine,
+        "render": scene.maquette_render,
     }  # fmt: skip
     return known.get(panel, scene.maquette_create)
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import bpy
 
-from ..operators import requesting
+from ..engines import RENDER
+from ..operators import picture_results, requesting
 from ..runtime import job_reports, session
 from ..runtime.job_store import BUNDLE, JobRecord
 from ..scene import provenance
@@ -86,8 +87,16 @@ def _draw_sides(box: bpy.types.UILayout, record: JobRecord) -> None:
 
 def _draw_variants(box: bpy.types.UILayout, context: bpy.types.Context, record: JobRecord) -> None:
     """The variants of a result, each with a button that puts it into the scene instead of the one before."""
+    if record.task == RENDER:
+        mine = context.scene.maquette_render.shown_job == record.job_id
+        draw_gallery(box, record, {picture_results.shown_variant(context.scene, record)} if mine else set())
+        return
     made = provenance.made_from(context.scene, record.job_id)
-    shown = {(provenance.read(item) or {}).get("variant", 0) for item in made}
+    draw_gallery(box, record, {(provenance.read(item) or {}).get("variant", 0) for item in made})
+
+
+def draw_gallery(box: bpy.types.UILayout, record: JobRecord, shown: set[int]) -> None:
+    """The pictures of the variants with a button each; those of the `shown` ones are pressed."""
     grid = box.grid_flow(row_major=True, columns=VARIANT_COLUMNS, even_columns=True, even_rows=True, align=True)
     for index, name in enumerate(record.variants):
         cell = grid.column(align=True)

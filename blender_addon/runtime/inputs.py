@@ -1,8 +1,8 @@
 """The files a job is made from: where they are, the copies kept in its folder, and sending them with the request.
 
 A job's inputs are the picture (`image`), its mask (`mask`) and whatever else its task takes: `occluder`, the further
-photos `image_1`, `mask_1`, ..., the object masks `mask_0`, ..., `depth`, `mesh`, `bundle`. A file is taken from where
-the artist chose it, else from our copy.
+photos `image_1`, `mask_1`, ..., the object masks `mask_0`, ..., `depth`, `mesh`, `bundle`, `views`, `points`. A file is
+taken from where the artist chose it, else from our copy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from .connection import SubmitJob
 from .job_store import JobRecord, JobStore, kept_name
 
 _WORDS = {"image": "picture", "mask": "mask", "occluder": "occluder mask", "depth": "depth image", "mesh": "mesh",
-          "bundle": "picture of the mesh"}  # fmt: skip
+          "bundle": "picture of the mesh", "views": "picture of the views",
+          "points": "picture of the places"}  # fmt: skip
 
 
 def chosen_inputs(record: JobRecord) -> dict[str, str]:

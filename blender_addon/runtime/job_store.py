@@ -27,7 +27,9 @@ ACTIVE_STATES = ("sending", "queued", "running")
 """A job that still wants the backend. `sending` is the add-on's own state: the backend has not confirmed it yet."""
 
 BUNDLE = "bundle.png"  # the artifact that shows the pictures from four sides which a result was made from
-_VARIANT = re.compile(r"hypothesis_\d+\.png")
+CONDITIONS = tuple(f"{kind}-{number}.png" for kind in ("view", "place") for number in range(8))
+"""Small pictures of what a job of rendered pictures was given, in its folder: colours, then places."""
+_VARIANT = re.compile(r"(hypothesis_|picture-)\d+\.png")
 _PROGRESS = {"stage", "fraction", "position", "message", "waiting"}
 
 

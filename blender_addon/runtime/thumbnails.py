@@ -12,7 +12,7 @@ from pathlib import Path
 
 import bpy.utils.previews
 
-from .job_store import BUNDLE
+from .job_store import BUNDLE, CONDITIONS
 from .wide_pictures import half_paths
 
 RESULT, PREVIEW = "result", "preview"
@@ -34,7 +34,7 @@ class Thumbnails:
         self.load(job_id, folder / "thumbnail.png")
         for half in half_paths(folder / BUNDLE):
             self.load(job_id, half, half.stem)
-        for name in variants:
+        for name in (*CONDITIONS, *variants):
             self.load(job_id, folder / name, name)
 
     def load_preview(self, job_id: str, path: Path) -> None:

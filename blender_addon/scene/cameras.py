@@ -106,9 +106,7 @@ def add_camera(scene: bpy.types.Scene, name: str) -> bpy.types.Object:
     return camera
 
 
-def framed(
-    scene: bpy.types.Scene, intrinsics: np.ndarray, size: tuple[int, int]
-) -> tuple[np.ndarray, tuple[int, int]]:
+def framed(scene: bpy.types.Scene, intrinsics: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
     """Intrinsics [3,3] and size of the scene's render frame around a picture of `size` that is fitted into it.
 
     The frame belongs to one picture; the cameras of others see theirs with room beside it or above and below.
@@ -138,11 +136,19 @@ def set_background(
     `orientation` is the picture's EXIF orientation: Blender ignores it, so the background is turned instead. `size` is
     (width, height) as displayed.
     """
-    data = camera.data
     image = bpy.data.images.load(str(path), check_existing=True)
+    show_behind(scene, camera, image, orientation, size)
+
+
+def show_behind(
+    scene: bpy.types.Scene, camera: bpy.types.Object, image: bpy.types.Image, orientation: int, size: tuple[int, int]
+) -> None:
+    """`set_background` for a picture that is in the file already."""
+    data = camera.data
     mine = [item for item in data.background_images if item.image is not None and item.image.get("maquette_picture")]
     background = mine[0] if mine else data.background_images.new()
-    image["maquette_picture"] = True
+    if not image.get("maquette_picture"):
+        image["maquette_picture"] = True
     background.image = image
     background.alpha = 0.5
     background.display_depth = "BACK"

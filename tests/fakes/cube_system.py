@@ -16,7 +16,7 @@ from backend.contract.frames import look_at
 from backend.contract.meshes import MEDIA_TYPE, MeshData, mesh_to_bytes
 from backend.contract.messages import SystemInfo
 from backend.systems.base import ArtifactData, Hooks, RunResult
-from tests.fakes import cube_masks, cube_match, cube_scene, cube_text
+from tests.fakes import cube_masks, cube_match, cube_picture, cube_scene, cube_text
 
 CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32)
 QUADS = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
@@ -40,7 +40,8 @@ class CubeSystem:
 
     name = "cube"
     title = "Cube"
-    tasks = ("image_to_3d", cube_scene.TASK, cube_match.TASK, cube_masks.TASK, cube_text.TEXT, cube_text.REFINE)
+    tasks = ("image_to_3d", cube_scene.TASK, cube_match.TASK, cube_masks.TASK, cube_text.TEXT, cube_text.REFINE,
+             cube_picture.TASK)  # fmt: skip
     stages = ("look", "build")
 
     def info(self) -> SystemInfo:
@@ -64,8 +65,10 @@ class CubeSystem:
             time.sleep(0.5 if seed == 99 else 0.0)
             hooks.step(step + 1, steps)
             shade = 255 * step // steps
-            from_sides = task in (cube_text.TEXT, cube_text.REFINE)
+            from_sides = task in (cube_text.TEXT, cube_text.REFINE, cube_picture.TASK)
             hooks.preview(cube_text.bundle(shade) if from_sides else _png((32, 32), (shade, 60, 60)))
+        if task == cube_picture.TASK:
+            return cube_picture.result(inputs, parameters)
         artifacts = (
             *_files(task, inputs, sizes, parameters),
             ArtifactData("thumbnail.png", _png((32, 32), (90, 120, 200)), "image/png"),
