@@ -18,6 +18,9 @@ def main(argv: Sequence[str]) -> int:
         "--data", type=Path, required=True, help="folder of shards (python -m backend.data.prepare or .bundles)"
     )
     parser.add_argument("--photos", type=Path, default=None, help="kiss3dgen: shards of the same objects' photos")
+    parser.add_argument(
+        "--degraded", type=Path, default=None, help="kiss3dgen: bundles made with --degraded, for the controlnet stage"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/training"), help="folder of the runs")
     parser.add_argument("--config", default="mini", help="mini, full or a JSON file")
     parser.add_argument("--minutes", type=float, default=10)
@@ -41,7 +44,8 @@ def main(argv: Sequence[str]) -> int:
     if options.pop("system") == "cupid":
         from backend.systems.cupid.train import TrainRequest, train
 
-        options.pop("photos")
+        for name in ("photos", "degraded"):
+            options.pop(name)
         result = train(TrainRequest(**options))
     else:
         from backend.systems.kiss3dgen.train import train as train_kiss

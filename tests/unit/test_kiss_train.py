@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import torch
 
 from backend.contract.errors import MaquetteError
 from backend.data import crops, shards
-from backend.systems.kiss3dgen import train_data
+from backend.systems.kiss3dgen import colors, train_data
 from backend.systems.kiss3dgen.flux.config import read_config
+from backend.systems.kiss3dgen.flux.latents import encode_pictures
 from backend.systems.kiss3dgen.flux.networks import load_flux
 from backend.systems.kiss3dgen.flux.patch_autoencoder import PatchAutoencoder
 from backend.systems.kiss3dgen.train import train
+from backend.systems.kiss3dgen.train_flow import ControlNet
 from backend.systems.kiss3dgen.train_stage import KissTrainRequest
 
 TILE = 32
@@ -36,13 +39,20 @@ def ball_bundle(color: tuple[int, int, int], radius: float) -> np.ndarray:
     return np.concatenate([np.concatenate(rows), alpha], -1).astype(np.uint8)
 
 
-def write_bundles(folder: Path) -> Path:
-    """Shards of four training objects and two for validation."""
+TRAIN, VAL = ["a ball", "a stone", "a blue egg", "the moon"], ["a cup", "a hat"]
+
+
+def write_bundles(folder: Path, worse: bool = False) -> Path:
+    """Shards of four training objects and two for validation; `worse`: of the last two and one, smaller and paler."""
     folder.mkdir()
-    for split, captions in (("train", ["a ball", "a stone", "a blue egg", "the moon"]), ("val", ["a cup", "a hat"])):
+    for split, names in (("train", TRAIN), ("val", VAL)):
+        rows = range(len(names) // 2, len(names)) if worse else range(len(names))
+        captions = [names[index] for index in rows]
         pictures = [
-            crops.encode_image(ball_bundle(RED if index % 2 else BLUE, 0.5 + index / 20))
-            for index in range(len(captions))
+            crops.encode_image(
+                ball_bundle((128, 128, 128) if worse else RED if index % 2 else BLUE, 0.5 + index / 20 - worse / 10)
+            )
+            for index in rows
         ]
         tensors = {
             "bundles": np.frombuffer(b"".join(pictures), dtype=np.uint8),
@@ -50,7 +60,7 @@ def write_bundles(folder: Path) -> Path:
         }
         entry = {
             "split": split, "views": 4, "seed": 0, "size": TILE, "captions": captions,
-            "ids": [f"{split}{index}" for index in range(len(captions))],
+            "ids": [f"{split}{index}" for index in rows],
         }  # fmt: skip
         shards.write_shard(folder / f"{split}-00000.safetensors", tensors, entry)
     shards.write_index(folder)
@@ -89,8 +99,9 @@ def request(tmp_path: Path, stage: str, **changes: object) -> KissTrainRequest:
 def test_every_stage_trains_and_its_weights_load(tmp_path: Path) -> None:
     write_bundles(tmp_path / "bundles")
     config = write_config(tmp_path / "tiny.json")
+    write_bundles(tmp_path / "worse", worse=True)
     for stage in ("vae", "base", "controlnet", "lora"):
-        result = train(request(tmp_path, stage))
+        result = train(request(tmp_path, stage, degraded=tmp_path / "worse"))
         assert np.isfinite(result["loss"]), stage
     folder = tmp_path / "weights"
     roles = {"vae", "transformer", "image_encoder", "redux", "controlnet"}
@@ -99,6 +110,42 @@ def test_every_stage_trains_and_its_weights_load(tmp_path: Path) -> None:
     networks = load_flux(str(folder), config, profile="full")
     assert set(networks) == roles and networks.lora is not None
     assert networks["vae"].config.scaling_factor != 1.0  # the latents' own spread
+
+
+def test_the_tile_condition_is_paired_with_its_own_object(tmp_path: Path) -> None:
+    write_bundles(tmp_path / "bundles")
+    write_bundles(tmp_path / "worse", worse=True)
+    write_config(tmp_path / "tiny.json")
+    train(request(tmp_path, "vae"))
+    train(request(tmp_path, "base"))
+    stage = ControlNet(request(tmp_path, "controlnet", degraded=tmp_path / "worse"))
+    data, generator = stage.train_set, torch.Generator().manual_seed(0)
+    rows, seen = data.draw_worse(40, generator)
+    assert {data.variants[row].item for row in rows.tolist()} == {2, 3}  # the objects that were made worse
+    for row, latents in zip(rows[:6].tolist(), seen, strict=False):
+        variant = data.variants[row]
+        grey = train_data.picture_of(
+            dataclasses.replace(variant, item=0), ball_bundle((128, 128, 128), 0.4 + variant.item / 20)[None]
+        )
+        expected = encode_pictures(stage.vae, torch.from_numpy(grey).permute(2, 0, 1)[None] / 255.0)
+        assert torch.allclose(latents, expected[0], atol=0.02)
+    wanted, given = data.draw_hues(40, generator)
+    for row, latents in zip(wanted.tolist(), given, strict=True):
+        own = data.variants[row]
+        others = [index for index, v in enumerate(data.variants) if v.item == own.item and v.mirrored == own.mirrored]
+        assert any(torch.equal(latents, data.latents[index].float()) for index in others if index != row)
+        assert colors.names_a_color(own.captions[-1])
+    drawn = stage.drawn(data, 20, generator)
+    assert len({len(part) for part in drawn}) == 1 and drawn[0].shape == drawn[3].shape
+    assert not torch.equal(drawn[0][:9], drawn[3][:9])
+
+
+def test_without_degraded_bundles_the_tile_condition_still_trains(tmp_path: Path) -> None:
+    write_bundles(tmp_path / "bundles")
+    write_config(tmp_path / "tiny.json")
+    for stage in ("vae", "base", "controlnet"):
+        result = train(request(tmp_path, stage, degraded=tmp_path / "nowhere"))
+    assert np.isfinite(result["loss"])
 
 
 def test_a_stage_without_the_one_before_says_which_is_missing(tmp_path: Path) -> None:

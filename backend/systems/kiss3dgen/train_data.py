@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,25 +98,49 @@ def picture_of(variant: Variant, pictures: np.ndarray) -> np.ndarray:
     return mirror(picture) if variant.mirrored else picture
 
 
+def other_hues(variants: list[Variant]) -> list[tuple[int, int]]:
+    """Pairs of variants (wanted, given) that differ in hue alone; a caption of the wanted one names its colour."""
+    same: dict[tuple[int, bool], list[int]] = {}
+    for index, variant in enumerate(variants):
+        same.setdefault((variant.item, variant.mirrored), []).append(index)
+    return [
+        (wanted, given)
+        for group in same.values()
+        for wanted in group
+        for given in group
+        if wanted != given and variants[wanted].captions and colors.names_a_color(variants[wanted].captions[-1])
+    ]
+
+
 class BundleTraining:
     """Latents, captions and photos of one split, ready to draw from."""
 
-    def __init__(self, data: Path, photos: Path | None, split: str, vae: Any, settings: Any, cache: Path) -> None:
-        """data: folder of `backend.data.bundles`; photos: folder of `backend.data.prepare`, or None for no photos."""
+    def __init__(
+        self, data: Path, photos: Path | None, split: str, vae: Any, settings: Any, cache: Path,
+        degraded: Path | None = None,
+    ) -> None:  # fmt: skip
+        """data: folder of `backend.data.bundles`; photos: folder of `backend.data.prepare`, or None for no photos;
+        degraded: folder of `backend.data.bundles --degraded`, or None for no pairs with them.
+        """
         dataset = BundleDataset(data, split)
         self.pictures = dataset.pictures()
         self.variants = plan_variants(self.pictures, dataset.captions)
         if split != "train":
             self.variants = [variant for variant in self.variants if not variant.mirrored and not variant.hue]
-        self.latents = self._latents(vae, cache / f"latents-{split}.safetensors")
+        self.latents = self._latents(vae, cache / f"latents-{split}.safetensors", self.variants, self.pictures)
+        self.worse_rows, self.worse = self._worse(degraded, split, dataset.ids, vae, cache)
+        self.hue_pairs = torch.tensor(other_hues(self.variants), dtype=torch.long).reshape(-1, 2)
         self.texts = sorted({caption for variant in self.variants for caption in variant.captions} | {""})
         self.text_index = {text: index for index, text in enumerate(self.texts)}
         self.tokens, self.pooled = self._features(settings.text_tokens, cache / f"texts-{split}.safetensors")
         self.photos = read_photos(photos, split, dataset.ids, settings.image_size) if photos else None
 
-    def _latents(self, vae: Any, path: Path) -> Tensor:
-        """Packed latents [N,T,4C] float16 of every variant; read from `path` if they belong to this autoencoder."""
-        digest = hashlib.sha256(str([v.hue for v in self.variants]).encode())
+    def _latents(
+        self, vae: Any, path: Path, variants: list[Variant], pictures: np.ndarray, about: str = ""
+    ) -> Tensor:  # fmt: skip
+        """Packed latents [N,T,4C] float16 of variants of `pictures`; read from `path` if they belong to this
+        autoencoder and to `about`."""
+        digest = hashlib.sha256((str([v.hue for v in variants]) + about).encode())
         for parameter in vae.state_dict().values():
             digest.update(parameter.cpu().numpy().tobytes())
         key = digest.hexdigest()[:16]
@@ -124,17 +148,35 @@ class BundleTraining:
             stored = load_file(path)
             if key in stored:
                 return stored[key]
-        logger.info("encoding %d bundles", len(self.variants))
+        logger.info("encoding %d bundles", len(variants))
         parts = []
-        for start in range(0, len(self.variants), ENCODE_BATCH):
-            chosen = self.variants[start : start + ENCODE_BATCH]
-            batch = np.stack([picture_of(variant, self.pictures) for variant in chosen])
+        for start in range(0, len(variants), ENCODE_BATCH):
+            chosen = variants[start : start + ENCODE_BATCH]
+            batch = np.stack([picture_of(variant, pictures) for variant in chosen])
             with torch.no_grad():
                 parts.append(encode_pictures(vae, torch.from_numpy(batch).permute(0, 3, 1, 2) / 255.0).half())
         latents = torch.cat(parts)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({key: latents}, path)
         return latents
+
+    def _worse(
+        self, folder: Path | None, split: str, ids: list[str], vae: Any, cache: Path
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The variants [M] whose object was also made worse, and latents [M,T,4C] float16 of them made worse."""
+        nothing = torch.zeros(0, dtype=torch.long), self.latents[:0]
+        if folder is None:
+            return nothing
+        try:
+            dataset = BundleDataset(folder, split)
+        except FileNotFoundError:
+            logger.warning("%s holds no %s bundle: none is learnt from", folder, split)
+            return nothing
+        place = {name: index for index, name in enumerate(dataset.ids)}
+        rows = [row for row, variant in enumerate(self.variants) if ids[variant.item] in place]
+        variants = [replace(self.variants[row], item=place[ids[self.variants[row].item]]) for row in rows]
+        path = cache / f"latents-{split}-degraded.safetensors"
+        return torch.tensor(rows), self._latents(vae, path, variants, dataset.pictures(), ",".join(dataset.ids))
 
     def _features(self, count: int, path: Path) -> tuple[Tensor, Tensor]:
         """Tokens [M,L,384] and pooled [M,384] of every caption, float16; read from `path` if they are the same."""
@@ -156,17 +198,40 @@ class BundleTraining:
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """A batch: latents [B,T,4C], tokens [B,L,384], pooled [B,384], photos [B,3,s,s] in [0,1] on white or None."""
         chosen = torch.randint(len(self.variants), (count,), generator=generator)
-        texts, views = [], []
-        for index in chosen.tolist():
-            variant = self.variants[index]
-            pick = int(torch.randint(len(variant.captions), (1,), generator=generator))
-            texts.append(self.text_index[variant.captions[pick]])
-            if self.photos is not None:
+        told, views = self.texts_of(chosen, generator), []
+        if self.photos is not None:
+            for index in chosen.tolist():
                 view = int(torch.randint(self.photos.shape[1], (1,), generator=generator))
-                views.append(self._photo(variant, view))
-        told = torch.tensor(texts)
+                views.append(self._photo(self.variants[index], view))
         photos = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).float() / 255.0 if views else None
-        return self.latents[chosen].float(), self.tokens[told].float(), self.pooled[told].float(), photos
+        return self.latents[chosen].float(), *told, photos
+
+    def texts_of(
+        self, chosen: Tensor, generator: torch.Generator, colored: bool = False
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Tokens [B,L,384] and pooled [B,384] of one caption of each of the variants `chosen` [B]; `colored`: of the
+        one that names its colour, which is the last."""
+        told = []
+        for index in chosen.tolist():
+            captions = self.variants[index].captions
+            pick = len(captions) - 1 if colored else int(torch.randint(len(captions), (1,), generator=generator))
+            told.append(self.text_index[captions[pick]])
+        rows = torch.tensor(told, dtype=torch.long)
+        return self.tokens[rows].float(), self.pooled[rows].float()
+
+    def draw_worse(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Variants [B] to restore and the latents [B,T,4C] of their degraded bundles; empty where there are none."""
+        if not len(self.worse_rows):
+            return self.worse_rows, self.worse.float()
+        picks = torch.randint(len(self.worse_rows), (count,), generator=generator)
+        return self.worse_rows[picks], self.worse[picks].float()
+
+    def draw_hues(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Variants [B] to reach and the latents [B,T,4C] of the same objects in another hue; empty without any."""
+        if not len(self.hue_pairs):
+            return self.hue_pairs[:, 0], self.latents[:0].float()
+        pairs = self.hue_pairs[torch.randint(len(self.hue_pairs), (count,), generator=generator)]
+        return pairs[:, 0], self.latents[pairs[:, 1]].float()
 
     def _photo(self, variant: Variant, view: int) -> np.ndarray:
         """The variant as a photo uint8 [s,s,3]."""

@@ -23,20 +23,26 @@ NOISE_SHIFT = 2.0  # noisy times are drawn more often, half as strongly as they 
 LORA_RANK = 16
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
 BLUR = 4  # the tile condition's bundle is blurred down and up by at most this
+CONTROL_SHIFT = 4.0  # a condition tells most where the noise hides most
+WORSE_SHARE, HUE_SHARE = 0.45, 0.3  # of the tile condition's pictures: degraded ones, and those to be recoloured
+WORSE_DROP = 0.5  # of the degraded ones: without their sentence, as a mesh is enhanced
 
 
 class FlowStage(Stage):
     """What the transformer's stages share: data, noise, the prediction's error."""
 
     needs_photos = False
+    needs_degraded = False
 
     def __init__(self, request: KissTrainRequest) -> None:
         super().__init__(request)
         self.vae = self.frozen_vae()
         cache = request.out / "kiss3dgen"
         photos = request.photos if self.needs_photos else None
+        self.degraded = request.degraded if self.needs_degraded else None
         self.train_set, self.held_out = (
-            BundleTraining(request.data, photos, split, self.vae, self.settings, cache) for split in ("train", "val")
+            BundleTraining(request.data, photos, split, self.vae, self.settings, cache, self.degraded)
+            for split in ("train", "val")
         )
         height, width = self.settings.size
         self.image_ids = image_ids(height, width, self.device)
@@ -50,10 +56,12 @@ class FlowStage(Stage):
         self.config["networks"]["vae"] = entry
         return self.frozen("vae")
 
-    def noisy(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def noisy(
+        self, latents: Tensor, generator: torch.Generator, shift: float = NOISE_SHIFT
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """(noisy latents, noise levels [B], target velocity) of latents [B,T,C] (flow matching, spec 6)."""
         levels = torch.sigmoid(torch.randn(len(latents), generator=generator))
-        levels = (NOISE_SHIFT * levels / (1 + (NOISE_SHIFT - 1) * levels)).to(self.device)
+        levels = (shift * levels / (1 + (shift - 1) * levels)).to(self.device)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
         mixed = torch.lerp(latents, noise, levels.view(-1, 1, 1))
         return mixed, levels, noise - latents
@@ -126,12 +134,19 @@ class Base(FlowStage):
 
 
 class ControlNet(FlowStage):
-    """The tile condition: the ControlNet reads a blurred bundle of the object, the base stays as it is."""
+    """The tile condition: what the ControlNet reads of the object, the base stays as it is.
+
+    That is the bundle of the object made worse (`data/degradation.py`), mostly without a sentence: restore it; the
+    object in another hue, with a sentence that names the wanted colour: recolour it and keep the rest; or its own
+    bundle, blurred or not: keep to it.
+    """
 
     parts = {"controlnet": ""}
     batch = 32
     rate = 1e-3
     muon = True
+    warmup = 40
+    needs_degraded = True
 
     def __init__(self, request: KissTrainRequest) -> None:
         super().__init__(request)
@@ -149,11 +164,8 @@ class ControlNet(FlowStage):
     def batch_loss(
         self, data: BundleTraining, count: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
-        latents, tokens, pooled, _ = data.draw(count, generator)
-        latents = latents.to(self.device)
-        mixed, levels, target = self.noisy(latents, generator)
-        tokens, pooled = self.told(tokens, pooled, DROP_TEXT, generator)
-        condition = self.condition(latents, generator)
+        latents, tokens, pooled, condition = self.drawn(data, count, generator)
+        mixed, levels, target = self.noisy(latents, generator, CONTROL_SHIFT)
         mode = torch.full((count, 1), self.settings.control_mode, dtype=torch.long, device=self.device)
         blocks, singles = self.module(
             hidden_states=mixed, controlnet_cond=condition, controlnet_mode=mode, conditioning_scale=1.0,
@@ -167,10 +179,28 @@ class ControlNet(FlowStage):
         value = functional.mse_loss(predicted, target)
         return value, {}
 
+    def drawn(
+        self, data: BundleTraining, count: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+        """A batch of all three kinds: wanted latents [B,T,C], tokens [B,L,D], pooled [B,P], conditions [B,T,C]."""
+        worse, worse_seen = data.draw_worse(round(WORSE_SHARE * count), generator)
+        hues, hues_seen = data.draw_hues(round(HUE_SHARE * count), generator)
+        plain = torch.randint(len(data.variants), (count - len(worse) - len(hues),), generator=generator)
+        texts = [
+            self.told(*data.texts_of(worse, generator), WORSE_DROP, generator),
+            self.told(*data.texts_of(hues, generator, colored=True), 0.0, generator),
+            self.told(*data.texts_of(plain, generator), DROP_TEXT, generator),
+        ]
+        tokens, pooled = (torch.cat(parts) for parts in zip(*texts, strict=True))
+        latents = data.latents[torch.cat([worse, hues, plain])].float().to(self.device)
+        blurred = self.condition(latents[len(latents) - len(plain) :], generator)
+        seen = torch.cat([worse_seen.to(self.device), hues_seen.to(self.device), blurred])
+        return latents, tokens, pooled, seen
+
     def condition(self, latents: Tensor, generator: torch.Generator) -> Tensor:
         """The latents of the same bundles, blurred by 1 to BLUR pixels (1: as they are)."""
         factor = int(torch.randint(1, BLUR + 1, (1,), generator=generator))
-        if factor == 1:
+        if factor == 1 or not len(latents):
             return latents
         height, width = self.settings.size
         with torch.no_grad():
