@@ -17,6 +17,8 @@ from ...backend.contract.errors import MaquetteError
 from .mesh_export import SHAPES
 
 STORED_COLOR = "maquette stored color"  # sRGB values of the colour attribute, for faces without a material
+AT_ONCE = 20_000  # triangles
+MOST_INSTANCES = 10_000  # every one is an object of its own, a view of so many takes some seconds
 _NAME = "maquette capture"
 # Types of attribute that shaders read: the field that holds a value, numbers a value, numpy's type.
 _FIELDS = {
@@ -78,7 +80,8 @@ class Copies:
 def copy_objects(objects: Sequence[bpy.types.Object], depsgraph: bpy.types.Depsgraph, most: int) -> Copies:
     """Copies of `objects` with the instances they make; what is hidden from renders is left out.
 
-    Errors: `MaquetteError` for more than `most` triangles and for places that are not finite. Nothing to copy is none.
+    Errors: `MaquetteError` for more than `most` triangles or MOST_INSTANCES and for places that are not finite. Objects
+    without faces are none: nothing is copied.
     """
     wanted = {item.original for item in objects}
     copies, known = Copies(), {}
@@ -105,17 +108,21 @@ def copy_objects(objects: Sequence[bpy.types.Object], depsgraph: bpy.types.Depsg
     return copies
 
 
-def surface_area(copies: Copies) -> float:
-    """Area of all triangles where the longest side of the box is 1."""
+def has_surface(copies: Copies, least: float) -> bool:
+    """Whether the triangles have an area of at least `least` where the longest side of the box is 1."""
     longest = float((copies.high - copies.low).max()) if copies.placed else 0.0
-    if not longest > 0:
-        return 0.0
     area = 0.0
     for part in copies.placed:
-        corners = part.mesh.positions[part.mesh.corners].reshape(-1, 3, 3).astype(np.float64)
-        sides = (corners[:, 1:] - corners[:, :1]) @ (part.matrix[:3, :3] / longest).T
-        area += float(np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=1).sum()) / 2.0
-    return area
+        if not longest > 0:
+            break
+        to_unit = (part.matrix[:3, :3] / longest).T
+        for start in range(0, len(part.mesh.corners), 3 * AT_ONCE):  # mostly the first few are enough
+            corners = part.mesh.positions[part.mesh.corners[start : start + 3 * AT_ONCE]].reshape(-1, 3, 3)
+            sides = (corners[:, 1:] - corners[:, :1]).astype(np.float64) @ to_unit
+            area += float(np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=1).sum()) / 2.0
+            if area >= least:
+                return True
+    return False
 
 
 def build_mesh(copy: MeshCopy) -> bpy.types.Mesh:
@@ -153,6 +160,11 @@ def _add(copies: Copies, placed: Placed, name: str, most: int) -> None:
     copies.triangles += len(placed.mesh.corners) // 3
     if copies.triangles > most:
         _refuse_size(most)
+    if len(copies.placed) == MOST_INSTANCES:
+        text = (
+            f"The selection has more than {MOST_INSTANCES:,} instances. Realize them, or select fewer, and try again."
+        )
+        raise MaquetteError("bad_input", text)
     used = np.zeros(len(placed.mesh.positions), np.bool_)  # vertices without a face are not seen
     used[placed.mesh.corners] = True
     world = placed.mesh.positions[used].astype(np.float64) @ placed.matrix[:3, :3].T + placed.matrix[:3, 3]

@@ -178,7 +178,7 @@ def begin_capture(
     title = _title(context, shown)
     if not copies.placed:
         raise MaquetteError("bad_input", f'"{title}" has no faces. Select a mesh and try again.')
-    if evaluated_meshes.surface_area(copies) < LEAST_AREA:
+    if not evaluated_meshes.has_surface(copies, LEAST_AREA):
         raise MaquetteError("bad_input", f'"{title}" has no surface to look at. Select another mesh.')
     return ReferenceCapture(title, options, copies, tuple(copies.low.tolist()), tuple(copies.high.tolist()))
 

@@ -95,6 +95,9 @@ def test_instances_of_collections_and_of_geometry_nodes():
     assert looking.copies.triangles == 60 and looking.bounds_max == pytest.approx((1, 12.5, 0.25))
     assert len({id(part.mesh) for part in looking.copies.placed}) == 1  # one copy for all
     assert look([carrier], size=128)[2].sum() > 50
+    points.inputs["Count"].default_value = 10_001
+    with pytest.raises(contract("errors").MaquetteError, match="more than 10,000 instances. Realize them, or select"):
+        begin([carrier])
 
 
 def test_curves_and_texts_are_surfaces_too():
