@@ -21,10 +21,10 @@ import numpy as np
 from backend.contract.errors import MaquetteError
 from backend.contract.frames import project
 from backend.evaluation.views import TestView, views_from_shards
+from backend.geometry.pose import Camera, solve_dlt
+from backend.geometry.robust_pose import solve_robust
 from backend.systems.cupid.camera_solver import MOST_POINTS
 from backend.systems.cupid.data_prep import grid_centres
-from backend.systems.cupid.pose import Camera, solve_dlt
-from backend.systems.cupid.robust_pose import solve_robust
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backend.geometry import pose
 from backend.geometry.similarity import align_camera, fit_similarity
 from backend.nn.attention import MultiHeadAttention
 from backend.nn.blocks import ModulatedTransformerCrossBlock
@@ -16,7 +17,7 @@ from backend.nn.embeddings import position_embedding, timestep_embedding, timest
 from backend.nn.sparse_attention import SparseCrossAttention
 from backend.nn.sparse_blocks import SparseModulatedCrossBlock
 from backend.nn.sparse_tensor import SparseTensor
-from backend.systems.cupid import data_prep, flow_sampler, losses, pose, preprocess, structure_decode
+from backend.systems.cupid import data_prep, flow_sampler, losses, preprocess, structure_decode
 from backend.systems.cupid.structure_flow import load_structure_flow
 from backend.systems.cupid.structure_vae import SparseStructureDecoder, SparseStructureEncoder
 from backend.systems.cutout.crop import crop_to_content

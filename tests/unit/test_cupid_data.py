@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from backend.contract import frames
+from backend.geometry import pose
 from backend.geometry.similarity import align_camera, fit_similarity
-from backend.systems.cupid import data_prep, losses, pose, preprocess
+from backend.systems.cupid import data_prep, losses, preprocess
 from backend.systems.cutout.crop import crop_to_content
 
 

@@ -13,11 +13,11 @@ from PIL import Image
 from backend.contract.errors import MaquetteError
 from backend.contract.frames import look_at
 from backend.contract.meshes import MeshData, mesh_from_bytes
+from backend.geometry.pose import Camera
 from backend.rendering.views import render_mesh
 from backend.systems.base import Hooks
 from backend.systems.cupid import hypotheses, model
 from backend.systems.cupid.pipeline import CupidSystem, parse_request
-from backend.systems.cupid.pose import Camera
 from backend.systems.cupid.structure_decode import Structure
 from backend.systems.cupid.structure_stage import Hypothesis, SolvedCamera
 from tests.unit.test_pipeline import run, tiny_model

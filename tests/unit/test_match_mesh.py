@@ -17,12 +17,12 @@ from backend.evaluation import match as evaluation
 from backend.evaluation.metrics import rotation_error, up_rotation
 from backend.evaluation.views import TestView
 from backend.formats.images import encode_png
+from backend.geometry.pose import Camera
 from backend.geometry.registration import register
 from backend.geometry.surface_sampling import sample_surface
 from backend.rendering.views import render_mesh
 from backend.systems.base import Hooks
 from backend.systems.cupid import match_mesh, mesh_search
-from backend.systems.cupid.pose import Camera
 
 from .test_mesh_search import SIZE, camera_at, colored_lorry, picture_of
 from .test_pipeline import Recorder, system_with, tiny_model

@@ -6,12 +6,12 @@ import trimesh
 
 from backend.contract.frames import look_at
 from backend.contract.meshes import MeshData
+from backend.geometry.pose import Camera
 from backend.geometry.surface_sampling import SurfacePoints, sample_surface
 from backend.rendering.views import render_mesh
 from backend.systems.cupid.contour_fit import fit_contour, outline_of
 from backend.systems.cupid.mesh_search import Guess, Picture, angle_between, find_views, symmetry
 from backend.systems.cupid.mesh_view import MeshView, overlap, project, silhouette, view_of_camera
-from backend.systems.cupid.pose import Camera
 
 from .test_registration import lorry
 

@@ -14,12 +14,12 @@ from PIL import Image
 from backend.contract.frames import look_at
 from backend.contract.meshes import MeshData, mesh_from_bytes
 from backend.formats.images import encode_png
+from backend.geometry.pose import Camera
 from backend.rendering.views import render_mesh
 from backend.systems.cupid.object_stage import fit_to_photo
 from backend.systems.cupid.photo import Photo, prepare_image
 from backend.systems.cupid.photo_texture import textured_mesh
 from backend.systems.cupid.pipeline import CupidSystem
-from backend.systems.cupid.pose import Camera
 from backend.systems.cupid.results import small_hidden
 from backend.systems.cupid.structure_stage import SolvedCamera
 from tests.unit.test_pipeline import Recorder, system_with, tiny_model

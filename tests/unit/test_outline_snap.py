@@ -5,10 +5,10 @@ import pytest
 import trimesh
 
 from backend.contract.frames import look_at
+from backend.geometry.pose import Camera
 from backend.rendering.image_metrics import mask_iou
 from backend.rendering.rasterizer import rasterize
 from backend.systems.cupid.outline_snap import Outline, snap_to_outline
-from backend.systems.cupid.pose import Camera
 
 SIZE = 192
 FOCAL = 2.0

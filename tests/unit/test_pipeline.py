@@ -13,6 +13,7 @@ from PIL import Image
 from backend.contract.errors import Cancelled, MaquetteError
 from backend.contract.meshes import mesh_from_bytes
 from backend.formats.images import encode_png
+from backend.geometry.pose import Camera
 from backend.systems.base import Hooks
 from backend.systems.cupid import model, object_stage, pipeline, structure_decode, structure_stage
 from backend.systems.cupid.camera_solver import Correspondences, solve_camera
@@ -20,7 +21,6 @@ from backend.systems.cupid.flow_sampler import FlowSettings, with_steps
 from backend.systems.cupid.occupancy_mesh import mesh_from_occupancy
 from backend.systems.cupid.photo_texture import TEXTURE_SIZE
 from backend.systems.cupid.pipeline import CupidSystem, parse_request
-from backend.systems.cupid.pose import Camera
 
 FLOW = {"model_channels": 32, "cond_channels": 32, "num_blocks": 1, "num_heads": 2, "mlp_ratio": 2, "pe_mode": "ape"}
 TRUNK = {"resolution": 8, "model_channels": 32, "latent_channels": 8, "num_blocks": 1, "num_heads": 2}

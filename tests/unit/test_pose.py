@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from backend.contract import frames
-from backend.systems.cupid import pose
+from backend.geometry import pose
 
 EXACT = 1e-6  # noiseless float64 problems
 

@@ -9,8 +9,8 @@ import pytest
 
 from backend.contract import frames
 from backend.evaluation.metrics import rotation_error
-from backend.systems.cupid import pose, robust_pose
-from backend.systems.cupid.robust_pose import judge_camera, solve_robust
+from backend.geometry import pose, robust_pose
+from backend.geometry.robust_pose import judge_camera, solve_robust
 
 EXACT = 1e-6  # noiseless float64 problems, which the linear solver meets too
 SEEDS = range(6)

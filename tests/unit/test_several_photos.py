@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from backend.contract.errors import MaquetteError
 from backend.contract.frames import look_at
 from backend.contract.meshes import mesh_from_bytes
+from backend.geometry.pose import Camera
 from backend.systems.base import Hooks
 from backend.systems.command import photo_inputs
 from backend.systems.cupid import pipeline, silhouette_fit
@@ -23,7 +24,6 @@ from backend.systems.cupid.latent_stage import sample_latent
 from backend.systems.cupid.model import CupidModel, CupidSettings
 from backend.systems.cupid.object_stage import make_object
 from backend.systems.cupid.photo import MOST_PHOTOS, prepare_image, prepare_photos
-from backend.systems.cupid.pose import Camera
 from backend.systems.cupid.request import Request
 from backend.systems.cupid.silhouette_fit import fit_silhouette, fit_silhouettes, silhouette
 from backend.systems.cupid.structure_decode import Structure

@@ -9,8 +9,8 @@ from scipy import ndimage
 
 from backend.contract.frames import look_at
 from backend.formats.images import Picture
+from backend.geometry.pose import Camera, rotation_from_vector
 from backend.systems.cupid.photo import Photo
-from backend.systems.cupid.pose import Camera, rotation_from_vector
 from backend.systems.cupid.silhouette_fit import (
     SIZE,
     fit_silhouette,

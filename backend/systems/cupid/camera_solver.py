@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backend.systems.cupid import pose
-from backend.systems.cupid.robust_pose import judge_camera, solve_robust
+from backend.geometry import pose
+from backend.geometry.robust_pose import judge_camera, solve_robust
 from backend.systems.cupid.structure_decode import Structure, voxel_centres
 
 MOST_POINTS = 1500  # more points do not move the solution, they only cost time

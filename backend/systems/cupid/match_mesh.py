@@ -20,6 +20,7 @@ from backend.contract.errors import MaquetteError
 from backend.contract.frames import uncrop_intrinsics
 from backend.contract.meshes import MeshData, MeshError
 from backend.formats.images import photo_on_white
+from backend.geometry.pose import Camera
 from backend.geometry.registration import Registration, register
 from backend.geometry.surface_sampling import SurfacePoints, sample_surface
 from backend.nn.devices import peak_mib
@@ -33,7 +34,6 @@ from backend.systems.cupid.mesh_view import view_of_camera
 from backend.systems.cupid.model import CupidModel
 from backend.systems.cupid.object_stage import MadeObject, make_object
 from backend.systems.cupid.photo import Photo, prepare_image
-from backend.systems.cupid.pose import Camera
 from backend.systems.cupid.request import Request
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from backend.systems.cupid import pose
-from backend.systems.cupid.pose import Camera
+from backend.geometry import pose
+from backend.geometry.pose import Camera
 
 CLOSING = np.ones((3, 3), bool)
 NEAREST = 0.55  # of the mesh's longest side: the camera stays outside

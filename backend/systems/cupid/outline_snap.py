@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage, sparse
 
+from backend.geometry import pose
+from backend.geometry.pose import Camera
 from backend.rendering.rasterizer import rasterize
-from backend.systems.cupid import pose
-from backend.systems.cupid.pose import Camera
 
 SIZE = 192  # pixels of the compared outlines
 INWARD = 0.12  # of the picture: a vertex farther outside than this is left where it is

@@ -20,8 +20,8 @@ from PIL import Image
 from scipy import ndimage
 from scipy.optimize import minimize
 
-from backend.systems.cupid import pose
-from backend.systems.cupid.pose import Camera
+from backend.geometry import pose
+from backend.geometry.pose import Camera
 
 SIZE = 96  # pixels of the compared silhouettes
 GROW, SHRINK = 0.62, 0.48  # voxels: centres grow until they touch, then shrink to the surface (see `silhouette`)

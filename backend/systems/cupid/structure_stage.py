@@ -17,15 +17,15 @@ from torch import Tensor
 
 from backend.contract.errors import MaquetteError
 from backend.contract.frames import uncrop_intrinsics
+from backend.geometry.pose import Camera
+from backend.geometry.robust_pose import judge_camera
 from backend.systems.base import Hooks
 from backend.systems.cupid import camera_solver
 from backend.systems.cupid.condition import Condition
 from backend.systems.cupid.known_camera import KnownCamera, uv_latent
 from backend.systems.cupid.model import CupidModel, CupidSettings
 from backend.systems.cupid.photo import Photo
-from backend.systems.cupid.pose import Camera
 from backend.systems.cupid.request import Request
-from backend.systems.cupid.robust_pose import judge_camera
 from backend.systems.cupid.silhouette_fit import SilhouetteFit, fit_silhouettes, overlap, small_outline
 from backend.systems.cupid.structure_decode import MIN_ACTIVE, Structure, decode_structure, most_certain, voxel_centres
 from backend.systems.cupid.structure_sampler import sample_structure

@@ -1,6 +1,6 @@
 """The camera of a picture from its point map: each of the object's pixels says which place of the object it shows.
 
-Square pixels, principal point in the middle, focal length unknown or given. Points in space: `cupid.robust_pose`
+Square pixels, principal point in the middle, focal length unknown or given. Points in space: `geometry.robust_pose`
 (affine RANSAC, then the reprojection error under a loss that wrong points lose their say in). Points in a plane: a
 homography by RANSAC, taken apart and refined; its focal length is doubtful unless it is given. Whatever comes out says
 how far it can be trusted, in pixels, in the share of points that agree, and in a sentence.
@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from backend.systems.cupid import pose
-from backend.systems.cupid.robust_pose import FOCAL_RANGE, solve_robust
+from backend.geometry import pose
+from backend.geometry.robust_pose import FOCAL_RANGE, solve_robust
 from backend.systems.refany3d import plane_pose
 from backend.systems.refany3d.point_maps import Bounds, decode_points, foreground, inner
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import least_squares
 
-from backend.systems.cupid import pose
+from backend.geometry import pose
 
 FLAT_SHARE, FLAT_MISS = 0.95, 0.01  # of points this near to one plane (longest side 1) that make a thing flat
 PLANE_SAMPLES, HOMOGRAPHY_SAMPLES = 60, 200

@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from backend.systems.cupid import pose
-from backend.systems.cupid.pose import Camera
+from backend.geometry import pose
+from backend.geometry.pose import Camera
 
 SAMPLES, SAMPLE_SIZE = 100, 5  # of the affine cameras; four points are the least. Half of the points may be wrong
 AFFINE_MISS = 0.06  # image sizes that a point may be off an affine camera, noise and perspective together
