@@ -1,4 +1,5 @@
-"""`python -m backend generate`: one picture to asset.glb, camera.json, overlay.png and report.json, without Blender."""
+"""`python -m backend generate`: one picture to asset.glb, camera.json, overlay.png and report.json, without Blender;
+or a mesh and a sentence to pictures (`picture_command`)."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from backend.contract.meshes import MeshData, mesh_from_bytes
 from backend.formats import glb
 from backend.formats.images import decode_image, encode_png
 from backend.rendering.views import render_mesh
-from backend.systems import registry, scene_command
+from backend.systems import picture_command, registry, scene_command
 from backend.systems.base import Hooks, RunResult
 
 logger = logging.getLogger(__name__)
@@ -80,11 +81,20 @@ def write_result(result: RunResult, images: Sequence[bytes], out: Path) -> None:
 def main(arguments: Sequence[str]) -> int:
     """The command. Errors: `MaquetteError`."""
     parser = argparse.ArgumentParser(prog="python -m backend generate", description=__doc__)
-    parser.add_argument("--system", help="default: cupid for pictures, kiss3dgen for text")
+    parser.add_argument("--system", help="default: cupid for pictures, kiss3dgen for text, refany3d for meshes")
     parser.add_argument(
         "--image", type=Path, default=[], action="append", help="picture of one object; again for further photos"
     )
-    parser.add_argument("--text", help="what to make, in words (kiss3dgen)")
+    parser.add_argument("--text", help="what to make, in words (kiss3dgen); what a picture of --mesh shows (refany3d)")
+    parser.add_argument("--mesh", type=Path, help="GLB file of a mesh to paint pictures of (refany3d)")
+    parser.add_argument("--views", type=int, choices=(4, 6, 8), default=8, help="of the mesh; default: 8")
+    parser.add_argument("--even-views", action="store_true", help="views at equal angles instead of as published")
+    parser.add_argument("--variants", type=int, help="how many pictures, 1 to 8; default: 1")
+    parser.add_argument("--guidance", type=float, help="how much a picture obeys the words; default: the weights' own")
+    parser.add_argument(
+        "--image-guidance", type=float, help="how much a picture obeys the mesh, 1 for no more than by itself"
+    )
+    parser.add_argument("--base", help="of published weights: dev, schnell or openflux; default: dev")
     parser.add_argument(
         "--mask", action="append", default=[],
         help=f"picture that is white where the object is; one a photo in the photos' order, {NO_MASK} to leave one out",
@@ -120,6 +130,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--splats", action="store_true", help="write splats.ply, Gaussian splats of the object")
     parser.add_argument("--pivot", help="origin of the GLB: cube, base or centre; default: cube, the object's own")
     options = parser.parse_args(arguments)
+    if options.mesh is not None:
+        return paint_mesh(options, parser)
     if not options.image and options.text is None:
         parser.error("give --image with a picture, or --text with what to make")
     images = [_read(path) for path in options.image]
@@ -144,6 +156,23 @@ def main(arguments: Sequence[str]) -> int:
         scene_command.write_scene(result, images[0], options.out)
     else:
         write_result(result, images, options.out)
+    logger.info("written to %s", options.out)
+    return 0
+
+
+def paint_mesh(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Pictures of the mesh --mesh. Errors: `MaquetteError`."""
+    if options.text is None or options.image:
+        parser.error("give --mesh with --text, which says what the picture shows, and no --image")
+    meshes = picture_command.read_mesh(options.mesh)
+    drawn = picture_command.draw_views(meshes, options.views, options.even_views)
+    inputs = picture_command.picture_inputs(drawn)
+    names = ("seed", "steps", "weights", "config", "base", "profile", "focal", "variants", "guidance", "image_guidance")
+    parameters = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    parameters |= {"prompt": options.text, **picture_command.bounds_parameters(drawn)}
+    system = registry.get_system(options.system or "refany3d")
+    result = system.run(options.task or picture_command.TASK, inputs, parameters, Hooks())
+    picture_command.write_pictures(result, inputs, meshes, options.out)
     logger.info("written to %s", options.out)
     return 0
 

@@ -18,6 +18,7 @@ EXTRA_VARIABLE = "MAQUETTE_EXTRA_SYSTEMS"
 _SYSTEMS = {
     "cupid": "backend.systems.cupid.pipeline:CupidSystem",
     "kiss3dgen": "backend.systems.kiss3dgen.pipeline:KissSystem",
+    "refany3d": "backend.systems.refany3d.pipeline:RefAny3DSystem",
 }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -10,7 +12,11 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from backend.contract.meshes import MeshData
+from backend.systems.kiss3dgen.flux.text import TextFeatures
 from backend.systems.refany3d import condition_views, encoding, point_maps
+from backend.systems.refany3d.sampler import SampleSettings, guided
+from backend.systems.refany3d.schedule import Pair, euler_sigmas, integrate, shift_of
+from tests.golden.refany3d_networks import load_network
 from tests.golden.replay import Arrays, Comparison, Manifest, Replay, shared_arrays
 
 LEAST_IOU, MOST_LEVELS = 0.999, 2
@@ -117,4 +123,39 @@ def _frames(name: str, ours: np.ndarray, theirs: np.ndarray) -> list[Comparison]
     ]
 
 
-REPLAYS: dict[str, Replay] = {"vae_encode_decode": vae_encode_decode, "render_pointmap": render_pointmap}
+@torch.no_grad()
+def trajectory(manifest: Manifest, arrays: Arrays) -> list[Comparison]:
+    """A whole run from the recorded noise: levels, every step's inputs and predictions, and where it ends."""
+    given = {name: torch.from_numpy(value) for name, value in arrays.items()}
+    steps, tokens = given["rgb_latents_in"].shape[:2]
+    networks = SimpleNamespace(transformer=load_network(manifest), device=torch.device("cpu"), dtype=torch.float32)
+    text = TextFeatures(given["prompt_embeds"], given["pooled"])
+    settings = SampleSettings(steps, float(given["guidance_main"]), float(given["image_guidance_scale"]))
+    conditions = given["condition_tokens"][None]
+    black = given.get("uncond_condition_tokens", given["condition_tokens"])[None]
+    sigmas = euler_sigmas(steps, tokens)
+    seen: list[tuple[torch.Tensor, ...]] = []
+    velocity = guided(networks, text, conditions, black, settings)
+    conditioned = guided(networks, text, conditions, black, replace(settings, image_guidance=1.0))
+
+    def watched(rgb: torch.Tensor, coord: torch.Tensor | None, sigma: float) -> Pair:
+        alone = conditioned(rgb, coord, sigma)
+        seen.append((rgb, coord, *alone))
+        return velocity(rgb, coord, sigma)
+
+    ends = integrate(watched, given["rgb_latents_in"][:1], given["coord_latents_in"][:1], sigmas)
+    names = ("rgb_latents_in", "coord_latents_in", "rgb_pred_cond", "coord_pred_cond")
+    return [
+        ("mu", shift_of(tokens), arrays["mu"]),
+        ("sigmas", sigmas, arrays["scheduler_sigmas"]),
+        *((name, torch.cat(parts), arrays[name]) for name, parts in zip(names, zip(*seen, strict=True), strict=True)),
+        ("rgb_final", ends[0], arrays["rgb_final"]),
+        ("coord_final", ends[1], arrays["coord_final"]),
+    ]
+
+
+REPLAYS: dict[str, Replay] = {
+    "vae_encode_decode": vae_encode_decode,
+    "render_pointmap": render_pointmap,
+    "trajectory_guidance": trajectory,
+}

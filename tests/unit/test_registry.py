@@ -28,7 +28,7 @@ def test_unknown_system_is_explained():
 def test_extra_systems(monkeypatch):
     monkeypatch.setenv(registry.EXTRA_VARIABLE, f"{__name__}:Echo")
     monkeypatch.setitem(sys.modules, __name__, sys.modules[Echo.__module__])
-    assert registry.system_names() == ("cupid", "kiss3dgen", "echo")
+    assert registry.system_names() == ("cupid", "kiss3dgen", "refany3d", "echo")
     assert registry.get_system("echo") is registry.get_system("echo")
     assert registry.get_system("echo").info().title == "Echo"
 

@@ -56,7 +56,7 @@ class SampleSettings:
 
     guidance: the distilled one (published 3.5), or by words where the base is not distilled (1 for none).
     image_guidance: 1 for none; published 2. masked_black: see the module. dynamic: the shift by picture size.
-    preview_every: steps between previews, 0 for none.
+    condition_guidance: the distilled one that the views are told. preview_every: steps between previews, 0 for none.
     """
 
     steps: int
@@ -64,6 +64,7 @@ class SampleSettings:
     image_guidance: float
     masked_black: bool = False
     dynamic: bool = True
+    condition_guidance: float = 1.0
     preview_every: int = 4
 
 
@@ -165,7 +166,8 @@ def _branch(
     if not own.points:
         tokens = tokens[:, : tokens.shape[1] // 2]
     given = tokens.to(device, dtype)
-    prepared = own.cache_conditions(given, pooled) if own.independent and masked else own.prepare(given, pooled)
+    keep = own.cache_conditions if own.independent and masked else own.prepare
+    prepared = keep(given, pooled, settings.condition_guidance)
     guidance = settings.guidance if own.guided else None
 
     def ask(rgb: Tensor, coord: Tensor | None, sigma: float) -> Pair:

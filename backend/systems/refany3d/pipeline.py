@@ -1,0 +1,191 @@
+"""The system "refany3d": views of a mesh and a sentence become pictures of it, each with its point map and camera."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from backend.contract.errors import MaquetteError
+from backend.contract.messages import SystemInfo
+from backend.formats import exr
+from backend.formats.images import encode_png
+from backend.nn.devices import best_device, peak_mib
+from backend.systems.base import ArtifactData, Hooks, RunResult
+from backend.systems.refany3d import networks as loading
+from backend.systems.refany3d.camera_from_points import PictureCamera, no_camera, solve_picture
+from backend.systems.refany3d.encoding import black_tokens, condition_tokens
+from backend.systems.refany3d.networks import RefAny3DNetworks, load_networks
+from backend.systems.refany3d.request import Request, parse_request, png_with_text, read_conditions
+from backend.systems.refany3d.sampler import (
+    Conditions,
+    Painted,
+    SampleSettings,
+    generate,
+    guided_by_words,
+    side_by_side,
+)
+
+TASK = "render_picture"
+STAGES = ("prepare", "encode_conditions", "sample", "solve_camera", "finish")
+NARROW = "The small weights know game props in simple scenes; expect less of anything else."
+"""What an artist should know of mini whatever was asked."""
+NO_POINTS = "These weights paint no point map, so the picture has no camera; choose others."
+THUMBNAIL = 256
+"""Pixels of the thumbnail's longer side at most."""
+
+
+class RefAny3DSystem:
+    """The system "refany3d" (see `backend.systems.base.System`)."""
+
+    name = "refany3d"
+    title = "RefAny3D"
+    tasks = (TASK,)
+    stages = STAGES
+
+    def __init__(self, device: str | None = None) -> None:
+        self.device = device or os.environ.get("MAQUETTE_DEVICE") or str(best_device())
+        self._loaded: tuple[tuple[Any, ...], RefAny3DNetworks] | None = None
+
+    def info(self) -> SystemInfo:
+        """Ready when mini's weights are there."""
+        try:
+            loading.folder_parts(loading.MINI_FOLDER)
+            note = ""
+        except MaquetteError as error:
+            note = str(error)
+        return SystemInfo(self.name, self.title, self.tasks, self.stages, not note, note, "MIT")
+
+    def run(self, task: str, inputs: dict[str, bytes], parameters: dict[str, Any], hooks: Hooks) -> RunResult:
+        """Task render_picture. inputs: views and points, strips of as many squares. Errors: `MaquetteError`."""
+        if task not in self.tasks:
+            raise MaquetteError("bad_input", f"RefAny3D cannot do {task!r}; choose {TASK}.")
+        request = parse_request(parameters)
+        hooks.stage("prepare")
+        read_conditions(inputs, 64)  # what cannot be used is refused before anything is loaded
+        networks = self.networks(request)
+        return render(networks, inputs, request, hooks)
+
+    def networks(self, request: Request) -> RefAny3DNetworks:
+        """The networks for a request; kept until other ones are asked for. Errors: `MaquetteError`."""
+        seed = request.seed if request.weights == loading.RANDOM else 0
+        key = (request.weights, request.config, request.base, seed, request.profile)
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = None  # the memory is needed for the new ones
+            loaded = load_networks(request.weights, request.config, request.base, self.device, seed, request.profile)
+            self._loaded = (key, loaded)
+        return self._loaded[1]
+
+
+def render(networks: RefAny3DNetworks, inputs: dict[str, bytes], request: Request, hooks: Hooks) -> RunResult:
+    """Pictures, point maps and cameras of a job. Errors: `MaquetteError`, `Cancelled`."""
+    own = networks.settings
+    views, points = read_conditions(inputs, own.size)
+    settings = settings_of(networks, request)
+    texts = [request.prompt.strip()]
+    told = networks.features([*texts, ""])  # the empty one costs nothing and is needed where words guide
+    hooks.stage("encode_conditions")
+    tokens = condition_tokens(networks.vae, views, points).to(networks.device)
+    given = Conditions(tokens, black_tokens(networks.vae, own.size).to(networks.device), own.size)
+    hooks.stage("sample")
+    painted = []
+    for variant in range(request.variants):
+        generator = torch.Generator().manual_seed(seed_of(request, variant))
+        first, count = variant * settings.steps, request.variants * settings.steps
+        painted.append(generate(networks, told, given, settings, generator, hooks, first, count))
+        hooks.preview(side_by_side(painted[-1].picture, painted[-1].points))
+    hooks.stage("solve_camera")
+    cameras = [camera_of(each, request) for each in painted]
+    hooks.stage("finish")
+    return _result(networks, settings, painted, cameras, len(views), request, hooks)
+
+
+def settings_of(networks: RefAny3DNetworks, request: Request) -> SampleSettings:
+    """How pictures are sampled: what the request says, else what the weights are made for."""
+    own = networks.settings
+    chosen = SampleSettings(
+        steps=request.steps or own.steps,
+        guidance=own.guidance if request.guidance is None else request.guidance,
+        image_guidance=own.image_guidance if request.image_guidance is None else request.image_guidance,
+        masked_black=request.masked_black,
+        dynamic=own.dynamic,
+        condition_guidance=own.condition_guidance,
+    )
+    return replace(chosen, preview_every=max(1, chosen.steps // 6))
+
+
+def seed_of(request: Request, variant: int) -> int:
+    """The seed of a variant: one after the other, so that each can be made again alone."""
+    return (request.seed + variant) % 2**63
+
+
+def camera_of(painted: Painted, request: Request) -> PictureCamera:
+    """The camera that a picture's point map belongs to."""
+    if painted.points is None:
+        return no_camera(NO_POINTS)
+    return solve_picture(painted.points, request.bounds, request.focal or None, seed=request.seed % 2**32)
+
+
+def _result(
+    networks: RefAny3DNetworks,
+    settings: SampleSettings,
+    painted: list[Painted],
+    cameras: list[PictureCamera],
+    views: int,
+    request: Request,
+    hooks: Hooks,
+) -> RunResult:
+    artifacts: list[ArtifactData] = []
+    prompt = request.prompt.strip()
+    for variant, each in enumerate(painted):
+        said = {"prompt": prompt, "seed": str(seed_of(request, variant)), "software": "Maquette RefAny3D"}
+        artifacts.append(ArtifactData(f"picture-{variant}.png", png_with_text(each.picture, said), "image/png"))
+        if each.points is not None:
+            planes = dict(zip("RGB", np.moveaxis(each.points, 2, 0), strict=True))
+            artifacts += [
+                ArtifactData(f"points-{variant}.png", encode_png(each.points), "image/png"),
+                ArtifactData(f"points-{variant}.exr", exr.write_exr(planes), exr.MEDIA_TYPE),
+            ]
+    notes = [NARROW] if request.weights == "mini" else []
+    if not any(camera.trusted for camera in cameras):
+        notes.append(cameras[0].reason)
+    for note in notes:
+        hooks.message(note)
+    hooks.finish()
+    report: dict[str, Any] = {
+        "system": RefAny3DSystem.name,
+        "task": TASK,
+        "prompt": prompt,
+        "seed": request.seed,
+        "steps": settings.steps,
+        "guidance": settings.guidance if networks.transformer.guided or guided_by_words(networks, settings) else None,
+        "image_guidance": settings.image_guidance,
+        "weights": request.weights,
+        "config": request.config,
+        "base": request.base if request.weights == loading.PUBLISHED else "",
+        "size": networks.settings.size,
+        "views": views,
+        "bounds_min": list(request.bounds_min),
+        "bounds_max": list(request.bounds_max),
+        "variants": [
+            {"seed": seed_of(request, variant), "camera": camera.to_json()} for variant, camera in enumerate(cameras)
+        ],
+        "notes": notes,
+        "peak_mib": peak_mib(),
+        "seconds": {name: round(value, 4) for name, value in hooks.seconds.items()},
+    }
+    artifacts.append(ArtifactData("thumbnail.png", _thumbnail(painted[0].picture), "image/png"))
+    artifacts.append(ArtifactData("report.json", json.dumps(report, indent=1).encode(), "application/json"))
+    return RunResult(tuple(artifacts), report)
+
+
+def _thumbnail(picture: np.ndarray) -> bytes:
+    side = picture.shape[0]
+    factor = max(1, side // THUMBNAIL)
+    kept = side // factor * factor
+    shrunk = picture[:kept, :kept].reshape(kept // factor, factor, kept // factor, factor, 3).mean(axis=(1, 3))
+    return encode_png(shrunk)
