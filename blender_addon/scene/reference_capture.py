@@ -23,6 +23,7 @@ from pathlib import Path
 
 import bpy
 import numpy as np
+from mathutils import Color
 
 from ...backend.contract import reference_views
 from ...backend.contract.errors import MaquetteError
@@ -213,9 +214,14 @@ def render_view(
             points = reference_views.encode_points(capture.pass_array(channels, layer, "points", "XYZ"), *box)
     combined = capture.pass_array(channels, layer, "color", "RGBA")
     stored = np.rint(capture.pass_array(channels, layer, "material", "X")) == STORED_INDEX
-    color = np.where(stored, combined[..., :3], capture.linear_to_srgb(combined[..., :3]))
+    color = np.where(stored, combined[..., :3], capture.linear_to_srgb(combined[..., :3] @ _working_to_rec709()))
     mask = combined[..., 3:] > 0.5
     return tuple(reference_views.to_bytes(np.where(mask, values + ROUNDING, 1.0)) for values in (color, points))
+
+
+def _working_to_rec709() -> np.ndarray:
+    """The matrix [3,3], for rows of colours, from the file's working space to Rec. 709; a file may use another one."""
+    return np.array([Color(row).from_scene_linear_to_rec709_linear()[:] for row in np.eye(3).tolist()])
 
 
 def _render(scene: bpy.types.Scene, path: Path) -> dict[str, np.ndarray]:

@@ -237,3 +237,14 @@ def test_a_material_without_nodes_or_output_shows_its_viewport_color():
     if bpy.app.version < (5, 0):
         bare.use_nodes = False
         assert_shows(bare, ORANGE)
+
+
+def test_a_file_with_a_wide_working_space():
+    item = box()
+    before = shown(material("Plain", color=ORANGE), item)
+    if bpy.app.version >= (5, 0):
+        bpy.ops.wm.set_working_color_space(working_space="ACEScg", convert_colors=True)
+        color, _, mask = look([item], elevation=ELEVATION)
+        bpy.ops.wm.set_working_color_space(working_space="Linear Rec.709", convert_colors=True)
+        assert np.abs(color[mask].astype(int) - before).max() <= 1
+    assert np.abs(before.astype(int) - srgb_bytes(ORANGE)).max() <= 1
