@@ -15,13 +15,15 @@ from tests.golden.replay import list_cases, replay_case
 
 FOLDER = Path(__file__).parent / "cupid"
 KISS_FOLDER = Path(__file__).parent / "kiss3dgen"
-CASES = list_cases(FOLDER) + list_cases(KISS_FOLDER)
+REFANY_FOLDER = Path(__file__).parent / "refany3d"
+CASES = list_cases(FOLDER) + list_cases(KISS_FOLDER) + list_cases(REFANY_FOLDER)
 torch.set_num_threads(1)
 
 
 def test_there_are_cases() -> None:
     assert len(list_cases(FOLDER)) >= 21
     assert len(list_cases(KISS_FOLDER)) >= 6
+    assert len(list_cases(REFANY_FOLDER)) >= 12
 
 
 @pytest.mark.parametrize("path", CASES, ids=[path.stem for path in CASES])
