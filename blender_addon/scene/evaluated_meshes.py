@@ -103,8 +103,11 @@ def copy_objects(objects: Sequence[bpy.types.Object], depsgraph: bpy.types.Depsg
         mesh_copy, worn = known[key]
         if mesh_copy is None:
             continue
+        # What geometry nodes instance is data without an object: only its own materials count.
+        real = shape.original.evaluated_get(depsgraph).data == shape.data
+        materials = _slots(shape, worn) if real else tuple(worn)
         matrix = np.array(instance.matrix_world, np.float64)
-        _add(copies, Placed(mesh_copy, matrix, _slots(shape, worn), tuple(shape.color)), shape.name, most)
+        _add(copies, Placed(mesh_copy, matrix, materials, tuple(shape.color)), shape.name, most)
     return copies
 
 

@@ -66,6 +66,29 @@ def test_modifiers_and_parents():
     assert looking.copies.triangles == 36
 
 
+def scattered(part: bpy.types.Object, named: bpy.types.Material | None = None):
+    """A box that geometry nodes turn into five instances of `part` along y, with the material `named` set; and the
+    node that says how many."""
+    tree = bpy.data.node_groups.new("Scatter", "GeometryNodeTree")
+    tree.interface.new_socket(name="Geometry", in_out="OUTPUT", socket_type="NodeSocketGeometry")
+    points, instances = tree.nodes.new("GeometryNodeMeshLine"), tree.nodes.new("GeometryNodeInstanceOnPoints")
+    info, out = tree.nodes.new("GeometryNodeObjectInfo"), tree.nodes.new("NodeGroupOutput")
+    info.inputs["Object"].default_value = part
+    points.inputs["Count"].default_value = 5
+    points.inputs["Offset"].default_value = (0, 3, 0)
+    tree.links.new(points.outputs[0], instances.inputs["Points"])
+    tree.links.new(info.outputs["Geometry"], instances.inputs["Instance"])
+    tree.links.new(instances.outputs[0], out.inputs[0])
+    if named is not None:
+        setter = tree.nodes.new("GeometryNodeSetMaterial")
+        setter.inputs["Material"].default_value = named
+        tree.links.new(info.outputs["Geometry"], setter.inputs["Geometry"])
+        tree.links.new(setter.outputs[0], instances.inputs["Instance"])
+    carrier = box("Carrier")
+    carrier.modifiers.new("Nodes", "NODES").node_group = tree
+    return carrier, points
+
+
 def test_instances_of_collections_and_of_geometry_nodes():
     source = bpy.data.collections.new("Source")  # not in the scene: seen through instances only
     part = box("Part", link=False)
@@ -79,18 +102,7 @@ def test_instances_of_collections_and_of_geometry_nodes():
     looking = begin([empty])
     assert looking.bounds_min == (-1, -0.5, 9.75) and looking.copies.triangles == 12
 
-    tree = bpy.data.node_groups.new("Scatter", "GeometryNodeTree")
-    tree.interface.new_socket(name="Geometry", in_out="OUTPUT", socket_type="NodeSocketGeometry")
-    points, instances = tree.nodes.new("GeometryNodeMeshLine"), tree.nodes.new("GeometryNodeInstanceOnPoints")
-    info, out = tree.nodes.new("GeometryNodeObjectInfo"), tree.nodes.new("NodeGroupOutput")
-    info.inputs["Object"].default_value = part
-    points.inputs["Count"].default_value = 5
-    points.inputs["Offset"].default_value = (0, 3, 0)
-    tree.links.new(points.outputs[0], instances.inputs["Points"])
-    tree.links.new(info.outputs["Geometry"], instances.inputs["Instance"])
-    tree.links.new(instances.outputs[0], out.inputs[0])
-    carrier = box("Carrier")
-    carrier.modifiers.new("Nodes", "NODES").node_group = tree
+    carrier, points = scattered(part)
     looking = begin([carrier])
     assert looking.copies.triangles == 60 and looking.bounds_max == pytest.approx((1, 12.5, 0.25))
     assert len({id(part.mesh) for part in looking.copies.placed}) == 1  # one copy for all
@@ -98,6 +110,20 @@ def test_instances_of_collections_and_of_geometry_nodes():
     points.inputs["Count"].default_value = 10_001
     with pytest.raises(contract("errors").MaquetteError, match="more than 10,000 instances. Realize them, or select"):
         begin([carrier])
+
+
+def test_materials_of_what_geometry_nodes_make():
+    part = box("Part", link=False)
+    part.data.materials.append(material("Red", color=(1, 0, 0)))
+    carrier, _ = scattered(part)
+    carrier.data.materials.append(None)
+    carrier.material_slots[0].link = "OBJECT"
+    carrier.material_slots[0].material = material("Green", color=(0, 1, 0))
+    color, _, mask = look([carrier], size=128)
+    assert (color[mask] == (255, 0, 0)).all()  # the part's own, not that of what carries it
+    other, _ = scattered(part, material("Blue", color=(0, 0, 1)))
+    color, _, mask = look([other], size=128)
+    assert (color[mask] == (0, 0, 255)).all()
 
 
 def test_curves_and_texts_are_surfaces_too():
