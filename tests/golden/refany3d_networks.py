@@ -73,7 +73,8 @@ def ids_masks(manifest: Manifest, arrays: Arrays) -> list[Comparison]:
         axes = tuple(manifest["config"]["transformer"]["axes_dims_rope"]) if side == 4 else FLUX_AXES
         chosen = slice(None) if side == 4 else torch.from_numpy(arrays["sel_tokens"])
         for kind, ids in (("noise", noise), ("condition", condition)):
-            for name, table in zip(("cos", "sin"), positions.rotary_tables(ids[chosen], axes), strict=True):
+            turns = positions.rotary_turns(ids[chosen], axes)
+            for name, table in (("cos", turns.real), ("sin", turns.imag)):
                 key = f"rope_{name}_{kind}_4x4" if side == 4 else f"rope_{name}_fluxdev_{kind}_sel"
                 found.append((key, table.repeat_interleave(2, 1), arrays[key]))
     for views in VIEW_COUNTS:

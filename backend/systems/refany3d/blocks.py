@@ -24,7 +24,7 @@ from .routing import Routing
 class Forward:
     """Everything the blocks of one forward share.
 
-    sizes: the sequence. vectors [B, kinds, D]: through SiLU, one a kind with tokens. rotary: cosine and sine [L, d/2].
+    sizes: the sequence. vectors [B, kinds, D]: through SiLU, one a kind. turns [L, d/2]: of the rotary positions.
     prepared: what is kept of the views, None where nothing is.
     cache: keys and values of the views, which are then not in the sequence; or, with `filling`, where they go.
     """
@@ -32,7 +32,7 @@ class Forward:
     routing: Routing
     sizes: Sizes
     vectors: Tensor
-    rotary: tuple[Tensor, Tensor]
+    turns: Tensor
     views: int
     mask: Mask
     prepared: PreparedConditions | None = None
@@ -88,7 +88,7 @@ def double_block(block: Any, name: str, number: int, image: Tensor, text: Tensor
         q = torch.cat([attn.norm_added_q(text_q), q], 1)
         k = torch.cat([attn.norm_added_k(text_k), k], 1)
         v = torch.cat([text_v, v], 1)
-    q, k = rotate(q, run.rotary), rotate(k, run.rotary)
+    q, k = rotate(q, run.turns), rotate(k, run.turns)
     seen = run.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), run.sizes, number)
     out = linear(attn.to_out[0], f"{name}.attn.to_out.0", seen[:, run.sizes.text :], sizes)
     image = add_gated(image, out, sizes, gate)
@@ -116,17 +116,17 @@ def single_block(block: Any, name: str, number: int, hidden: Tensor, run: Forwar
         linear(getattr(attn, part), f"{name}.attn.{part}", x, sizes).unflatten(-1, (heads, -1))
         for part in ("to_k", "to_v")
     )
-    k = rotate(attn.norm_k(k), run.rotary)
-    rotary = run.rotary
+    k = rotate(attn.norm_k(k), run.turns)
+    turns = run.turns
     if wanted is not None:
         kept = slice(sizes.text, sizes.main)
         x, hidden = x[:, kept], hidden[:, kept]
-        rotary = rotary[0][kept], rotary[1][kept]
+        turns = turns[kept]
         text_rows = sizes.present.text
         gate = gate[:, text_rows : text_rows + wanted.present.total]
         sizes = wanted
     q = linear(attn.to_q, f"{name}.attn.to_q", x, sizes).unflatten(-1, (heads, -1))
-    q = rotate(attn.norm_q(q), rotary)
+    q = rotate(attn.norm_q(q), turns)
     seen = run.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), sizes, number)
     x = block.act_mlp(linear(block.proj_mlp, f"{name}.proj_mlp", x, sizes))
     x = linear(block.proj_out, f"{name}.proj_out", torch.cat([seen, x], 2), sizes)
@@ -138,8 +138,7 @@ def noise_of(sizes: Sizes) -> Sizes:
     return sizes.only(*NOISE)
 
 
-def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each pair of numbers of x [B, L, H, d] by cosine and sine [L, d/2], in float32."""
-    cos, sin = (table[:, None] for table in rotary)
-    first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([first * cos - second * sin, second * cos + first * sin], -1).flatten(-2).to(x.dtype)
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Turn each pair of numbers of x [B, L, H, d] by `turns` [L, d/2], in float32."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns[:, None]).flatten(-2).to(x.dtype)

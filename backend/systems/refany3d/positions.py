@@ -119,14 +119,14 @@ def view_ids(height: int, width: int, pictures: int, shared: bool = True, shift:
     return torch.cat([condition_ids(height, width, one) for one in shifts]) if shifts else torch.zeros(0, 3)
 
 
-def rotary_tables(ids: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Cosine and sine [L, sum(axes) / 2] of the turns of each pair of numbers, for positions `ids` [L, len(axes)]."""
+def rotary_turns(ids: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Turns of each pair of numbers as complex64 [L, sum(axes) / 2], for positions `ids` [L, len(axes)]."""
     angles = []
     for axis, size in enumerate(axes):
         frequencies = THETA ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
         angles.append(ids[:, axis, None].double() * frequencies)
     turns = torch.cat(angles, -1)
-    return turns.cos().float(), turns.sin().float()
+    return torch.complex(turns.cos().float(), turns.sin().float())
 
 
 def group_mask(views: int, independent: bool = False) -> Tensor:

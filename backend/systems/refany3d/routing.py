@@ -36,5 +36,6 @@ class Routing:
                     continue
                 part = chosen.layer(name)
                 if part is not None:
-                    out[:, where] += functional.linear(functional.linear(x[:, where], part.lora_A), part.lora_B)
+                    seen = functional.linear(x[:, where], part.lora_A)
+                    out[:, where].baddbmm_(seen, part.lora_B.t().expand(len(x), -1, -1))
         return out

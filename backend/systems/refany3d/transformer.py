@@ -61,7 +61,7 @@ class RefAny3DTransformer(nn.Module):
         """Make every block's states again for the gradient instead of keeping them."""
         self.axes = tuple(base.config.axes_dims_rope)
         self.guided = bool(base.config.guidance_embeds)
-        self._tables: dict[Any, tuple[Tensor, Tensor]] = {}
+        self._turns: dict[Any, Tensor] = {}
         for number, block in enumerate(base.transformer_blocks):
             block.forward = partial(double_block, block, f"transformer_blocks.{number}", number)
         for number, block in enumerate(base.single_transformer_blocks):
@@ -104,9 +104,9 @@ class RefAny3DTransformer(nn.Module):
             views, sizes = self._view_sizes(conditions)
             tokens, vectors = self._views(conditions, pooled, condition_guidance, sizes)
             cache = ConditionCache(views, self.points, self._grid(conditions.shape[2], grid))
-            rotary = self._rotary(sizes, views, cache.grid, tokens.device)
+            turns = self._rotary(sizes, cache.grid, tokens.device)
             run = Forward(
-                self.routing, sizes, vectors, rotary, views, Mask.INDEPENDENT, cache=cache, filling=True
+                self.routing, sizes, vectors, turns, views, Mask.INDEPENDENT, cache=cache, filling=True
             )  # fmt: skip
             self._blocks(tokens, None, run, None)
         return cache
@@ -162,7 +162,7 @@ class RefAny3DTransformer(nn.Module):
         if cache is not None and mask is not Mask.INDEPENDENT:
             raise ValueError("kept views can be used only under the independent mask")
         run = Forward(
-            self.routing, sizes, vectors, self._rotary(sizes, views, grid, device), views, mask,
+            self.routing, sizes, vectors, self._rotary(sizes, grid, device), views, mask,
             prepared=None if torch.is_grad_enabled() else prepared, cache=cache,
         )  # fmt: skip
         words = self.base.context_embedder(text)
@@ -227,10 +227,10 @@ class RefAny3DTransformer(nn.Module):
         vector = time_vector(self.base, row(t), told, pooled.expand(batch, -1))
         return kind_vectors(vector, None, self.domain_embedder, sizes._replace(rgb_views=0, point_views=0))
 
-    def _rotary(self, sizes: Sizes, views: int, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Cosine and sine [L, d/2] of every token of a sequence."""
-        key = (sizes, views, grid, device)
-        if key not in self._tables:
+    def _rotary(self, sizes: Sizes, grid: tuple[int, int], device: torch.device) -> Tensor:
+        """Turns [L, d/2] of every token of a sequence."""
+        key = (sizes, grid, device)
+        if key not in self._turns:
             noise = positions.noise_ids(*grid)
             pictures = sizes.views // len(noise)
             ids = torch.cat(
@@ -240,9 +240,8 @@ class RefAny3DTransformer(nn.Module):
                     positions.view_ids(*grid, pictures, self.shared_positions, self.shift),
                 ]
             )
-            cos, sin = positions.rotary_tables(ids, self.axes)
-            self._tables = {key: (cos.to(device), sin.to(device))}
-        return self._tables[key]
+            self._turns = {key: positions.rotary_turns(ids, self.axes).to(device)}
+        return self._turns[key]
 
     def _blocks(self, image: Tensor, text: Tensor | None, run: Forward, watch: Watch | None) -> Tensor:
         """States of the noise [B, run.sizes.noise, D], or of the whole sequence if watched, after all blocks."""
