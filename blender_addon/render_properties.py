@@ -29,17 +29,33 @@ class MaquetteRenderSettings(EngineSettings, bpy.types.PropertyGroup):
     variants: IntProperty(name="Variants", description="How many different pictures to make", default=2, min=1, max=8)
     image_guidance: FloatProperty(
         name="True to the Mesh",
-        description="How strictly the picture keeps to the mesh; more than 1 takes twice as long and is stricter",
-        default=2.0,
-        min=1.0,
-        max=5.0,
+        description="How strictly the picture keeps to the mesh. 1 is quickest and freest; 0 is what the weights were "
+        "made for",
+        default=0.0,
+        min=0.0,
+        max=10.0,
     )
     guidance: FloatProperty(
         name="True to the Text",
-        description="How strictly the picture keeps to the text; only published weights were made for it",
-        default=3.5,
-        min=1.0,
+        description="How strictly the picture keeps to the text; 0 is what the weights were made for",
+        default=0.0,
+        min=0.0,
         max=10.0,
+    )
+    focal_mode: EnumProperty(
+        name="Picture's Lens",
+        items=[
+            ("FREE", "Free", "Find the focal length from the picture"),
+            ("LOCKED", "Locked", "Take it that the picture has the focal length below"),
+        ],
+    )
+    focal_mm: FloatProperty(
+        name="Focal Length",
+        description="In millimetres on a sensor 36 mm wide",
+        default=50.0,
+        min=7.5,
+        max=700.0,
+        subtype="DISTANCE_CAMERA",
     )
     views: EnumProperty(
         name="Views",

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 TICK_SECONDS, WAIT_SECONDS = 0.05, 0.5
 SIZES = {"mini": 128, "published": 512}  # pixels of the pictures that the weights were made for
+SENSOR_MM = 36.0  # along a picture's side: what focal lengths are told for
 THUMBNAIL = 128  # pixels of a condition's picture in the panel
 NO_TEXT = 'There is no text. Say where the mesh is to be, for example "a barrel on a beach at sunset".'
 
@@ -163,19 +164,27 @@ def chosen_objects(context: bpy.types.Context) -> list[bpy.types.Object]:
 
 def parameters_of(settings: bpy.types.PropertyGroup, prompt: str) -> dict[str, Any]:
     """The parameters of the job that the Render panel describes, but for the selection's box."""
-    published = settings.weights == "published"
-    return {
-        "prompt": prompt, "seed": settings.seed, "steps": settings.steps, "weights": settings.weights,
-        "variants": settings.variants, "image_guidance": round(settings.image_guidance, 4),
-    } | ({"guidance": round(settings.guidance, 4)} if published else {})  # fmt: skip
+    wanted = {
+        "prompt": prompt, "seed": settings.seed, "steps": settings.steps or None, "weights": settings.weights,
+        "variants": settings.variants,
+    }  # fmt: skip
+    chosen = {
+        "image_guidance": round(settings.image_guidance, 4),
+        "guidance": round(settings.guidance, 4),
+        "focal": settings.focal_mm / SENSOR_MM if settings.focal_mode == "LOCKED" else 0,
+    }
+    return wanted | {name: value for name, value in chosen.items() if value}
 
 
 def restore_render(settings: bpy.types.PropertyGroup, parameters: dict[str, Any]) -> None:
     """Make the panel what it was when a job had the `parameters`."""
     settings.prompt = parameters.get("prompt", "")
     settings.variants = int(parameters.get("variants", 1))
-    settings.image_guidance = float(parameters.get("image_guidance", settings.image_guidance))
-    settings.guidance = float(parameters.get("guidance", settings.guidance))
+    settings.image_guidance = float(parameters.get("image_guidance", 0.0))
+    settings.guidance = float(parameters.get("guidance", 0.0))
+    settings.focal_mode = "LOCKED" if parameters.get("focal") else "FREE"
+    if parameters.get("focal"):
+        settings.focal_mm = parameters["focal"] * SENSOR_MM
 
 
 def _look(looking: Looking) -> bool:

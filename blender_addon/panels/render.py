@@ -51,14 +51,16 @@ class MAQUETTE_PT_render_more(widgets.SidebarPanel, bpy.types.Panel):
         column.use_property_split = True
         column.use_property_decorate = False
         column.prop(settings, "image_guidance")
-        if settings.weights == "published":  # the small weights know no other guidance
-            column.prop(settings, "guidance")
+        column.prop(settings, "guidance")
         widgets.steps_row(column, settings)
         column.row(heading="Views").prop(settings, "views", expand=True)
         row = column.row(heading="Spread")
         row.enabled = settings.views == "8"  # 4 and 6 are even either way
         row.prop(settings, "evenly_spaced")
         column.prop(settings, "elevation")
+        column.row().prop(settings, "focal_mode", expand=True)
+        if settings.focal_mode == "LOCKED":
+            column.prop(settings, "focal_mm", text=" ")
 
 
 class MAQUETTE_PT_render_picture(widgets.SidebarPanel, bpy.types.Panel):

@@ -75,14 +75,14 @@ def pictures() -> list[bpy.types.Image]:
 
 
 def test_what_is_sent(lamp):
-    job_id = press(seed=9, variants=3, image_guidance=1.5)
+    job_id = press(seed=9, variants=3, image_guidance=1.5, focal_mode="LOCKED", focal_mm=72.0)
     record = store().get(job_id)
     assert (record.task, record.system, record.title) == ("render_picture", "cube", "Lamp")
     assert record.report["inputs"] == ["points", "views"] and sorted(record.more_inputs) == ["points", "views"]
     box = {name: record.parameters.pop(name) for name in ("bounds_min", "bounds_max")}
     assert record.parameters == {
         "prompt": "on a beach at sunset", "seed": 9, "steps": 2, "weights": "mini", "variants": 3,
-        "image_guidance": 1.5,
+        "image_guidance": 1.5, "focal": 2.0,
     }  # fmt: skip
     corners = np.array([item.matrix_world @ vertex.co for item in bpy.context.selected_objects
                         for vertex in item.data.vertices])  # fmt: skip
@@ -96,10 +96,12 @@ def test_what_is_sent(lamp):
     assert [target["name"] for target in record.origin["targets"]] == ["Lamp", "Foot"]
 
 
-def test_published_weights_take_the_text_guidance_and_larger_views(blender):
+def test_what_nobody_chose_is_left_to_the_weights(blender):
     rendering = module("operators.rendering")
-    panel().weights, panel().guidance = "published", 4.0
-    assert rendering.parameters_of(panel(), "x")["guidance"] == 4.0 and rendering.SIZES["published"] == 512
+    assert rendering.parameters_of(panel(), "x") == {
+        "prompt": "x", "seed": 0, "steps": None, "weights": "mini", "variants": 2,
+    }  # fmt: skip
+    assert rendering.SIZES["published"] == 512
 
 
 def test_conditions_and_gallery_are_shown_and_go_with_the_job(lamp):
@@ -179,10 +181,12 @@ def test_it_is_saved_with_its_text_and_its_point_map(lamp, tmp_path):
 
 
 def test_restored_and_sent_again(lamp):
-    job_id = press(variants=3, seed=4)
-    panel().prompt, panel().seed, panel().variants = "", 0, 1
+    job_id = press(variants=3, seed=4, guidance=2.5, focal_mode="LOCKED", focal_mm=72.0)
+    panel().prompt, panel().seed, panel().variants, panel().guidance = "", 0, 1, 0.0
+    panel().focal_mode, panel().focal_mm = "FREE", 50.0
     assert bpy.ops.maquette.restore_inputs(job_id=job_id) == {"FINISHED"}
-    assert (panel().prompt, panel().seed, panel().variants) == ("on a beach at sunset", 4, 3)
+    assert (panel().prompt, panel().seed, panel().variants, panel().guidance) == ("on a beach at sunset", 4, 3, 2.5)
+    assert (panel().focal_mode, panel().focal_mm) == ("LOCKED", pytest.approx(72.0))
     lamp.data.clear_geometry()
     assert bpy.ops.maquette.retry_job(job_id=job_id) == {"FINISHED"}
     again = store().all()[0].job_id
