@@ -1,11 +1,11 @@
 """`python -m backend evaluate cupid-finish --assets DIR --out report.json`: what baking is worth at equal triangles.
 
-CUPID makes the shape of an unseen view and its camera. The shape is decimated to each budget and coloured from the
-photo in two ways, by the same code: at its vertices alone, and in a baked texture. Both are shown through the same
-camera and compared with the photo:
+CUPID makes the shape of an unseen view and its camera, drawn to the photo's outline as in use. The shape is decimated
+to each budget, fitted to the outline again, and coloured from the photo in two ways, by the same code: at its vertices
+alone, and in a baked texture. Both are shown through the same camera and compared with the photo:
 
-* `psnr_inside`: where both show the object, so that only colours count (the measure of the aim),
-* `psnr`: the whole picture on white as `evaluate cupid` scores it; misses of the outline are the same in both ways.
+* `psnr`: the whole picture on white as `evaluate cupid` scores it; misses of the outline are the same in both ways,
+* `psnr_inside`: where both show the object, so that only colours count.
 
 `shading_flat`, `shading_mapped`: mean angle in degrees between the normals of the decimated mesh and those of the full
 one, in that view, without and with the baked normal map.
@@ -40,6 +40,8 @@ from backend.systems.base import Hooks
 from backend.systems.cupid import model
 from backend.systems.cupid.object_stage import encode_photos
 from backend.systems.cupid.occupancy_mesh import mesh_from_occupancy
+from backend.systems.cupid.outline_fit import draw_to_outlines, outline_keeper
+from backend.systems.cupid.outline_snap import Outline
 from backend.systems.cupid.photo import prepare_photos
 from backend.systems.cupid.photo_texture import PhotoView, base_colors, blended_photos, is_symmetric, photo_painter
 from backend.systems.cupid.photo_texture import seen_colors as colors_seen
@@ -52,17 +54,22 @@ logger = logging.getLogger(__name__)
 BUDGETS = (2_000, 5_000, 10_000)
 PICTURE_SIZE = 512  # pixels of a rendered input: at 96 a few thousand vertices hold the whole picture
 NORMALS_SIZE = 256
+AIM = 2.0  # dB that baking is to be worth
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A surface [V,3], [F,3] in the object cube, the crop it was made from with its camera, and the whole photo's."""
+    """A surface [V,3], [F,3] in the object cube, the crop it was made from with its camera, and the whole photo's.
+
+    `outlines` are what the surface was drawn to: the photo's, or none where the configuration leaves shapes alone.
+    """
 
     vertices: np.ndarray
     faces: np.ndarray
     photo: PhotoView
     world_to_camera: np.ndarray
     intrinsics: np.ndarray
+    outlines: tuple[Outline, ...] = ()
 
 
 def pictures(assets: Path | None, shards: Path | None, limit: int, seed: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -93,9 +100,11 @@ def find_shape(networks: model.CupidModel, rgba: np.ndarray, seed: int) -> Shape
         return None
     occupancy = np.zeros((found.resolution,) * 3, bool)
     occupancy[tuple(found.structure.coords[:, 1:].long().cpu().numpy().T)] = True
-    vertices, faces = mesh_from_occupancy(occupancy)
-    photo = (photos[0].crop.image, camera.crop.world_to_camera, camera.crop.intrinsics)
-    return Shape(vertices, faces, photo, camera.world_to_camera, camera.intrinsics) if len(faces) else None
+    image = photos[0].crop.image
+    outlines = () if found.fit is None else (Outline(camera.crop, image[..., 3] / 255.0),)
+    vertices, faces = draw_to_outlines(*mesh_from_occupancy(occupancy), outlines)
+    photo = (image, camera.crop.world_to_camera, camera.crop.intrinsics)
+    return Shape(vertices, faces, photo, camera.world_to_camera, camera.intrinsics, outlines) if len(faces) else None
 
 
 def vertex_colored(mesh: MeshData, shape: Shape) -> MeshData:
@@ -113,7 +122,8 @@ def vertex_colored(mesh: MeshData, shape: Shape) -> MeshData:
 def compare(shape: Shape, rgba: np.ndarray, budget: int) -> dict[str, float]:
     """Both colourings and both shadings of the shape at `budget` triangles."""
     painter = photo_painter([shape.photo])
-    baked = finish(shape.vertices, shape.faces, FinishOptions(budget, normal_map=True), None, painter)
+    options = FinishOptions(budget, normal_map=True)
+    baked = finish(shape.vertices, shape.faces, options, None, painter, outline_keeper(shape.outlines))
     size = rgba.shape[1], rgba.shape[0]
     truth, alpha = photo_on_white(rgba, size)
     entry: dict[str, float] = {"triangles": float(len(baked.faces))}
@@ -154,6 +164,8 @@ def summarise(entries: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
             continue
         means = {name: float(np.mean([item[name] for item in found])) for name in found[0]}
         means["gain"] = means["psnr_baked"] - means["psnr_vertex"]
+        gains = np.array([item["psnr_baked"] - item["psnr_vertex"] for item in found])
+        means["gain_median"], means["share_of_2_db"] = float(np.median(gains)), float((gains >= AIM).mean())
         means["gain_inside"] = means["psnr_inside_baked"] - means["psnr_inside_vertex"]
         summary[str(budget)] = {**means, "count": len(found)}
     return summary

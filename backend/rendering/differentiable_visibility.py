@@ -140,6 +140,7 @@ def _triangles(corners: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, 
     tiny = torch.finfo(corners.dtype).tiny
     slopes = [(xc - xa) / (yc - ya).clamp_min(tiny), (xb - xa) / (yb - ya).clamp_min(tiny)]
     slopes.append((xc - xb) / (yc - yb).clamp_min(tiny))
+    slopes = [torch.nan_to_num(slope, posinf=0.0, neginf=0.0) for slope in slopes]  # level edges: no row to cross
     area = (xb - xa) * (yc - ya) - (xc - xa) * (yb - ya)
     along_x = ((zb - za) * (yc - ya) - (zc - za) * (yb - ya)) / area
     along_y = ((xb - xa) * (zc - za) - (xc - xa) * (zb - za)) / area

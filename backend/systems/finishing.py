@@ -1,9 +1,10 @@
 """From a raw surface to an asset, for every system: repaired, decimated, unwrapped, painted, with a normal map.
 
-    repair -> simplify to a budget -> atlas -> texel colours by a painter -> normal map of what was simplified away
+    repair -> simplify to a budget -> reshape -> atlas -> texel colours by a painter -> normal map of the lost detail
 
 A painter is a function of the `Canvas`; the one here paints the surface's own colours, a system may bring another (a
-photo). Dense colours and normals reach the texels from the nearest place of the dense surface that faces their way.
+photo). What reshapes may move the simplified mesh a little and spend the rest of its budget. Dense colours and
+normals reach the texels from the nearest place of the dense surface that faces their way.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from backend.rendering.tangent_space import FLAT, angle_normals, encode_normals,
 TEXTURE_SIZE = 1024
 PIVOTS = ("cube", "base", "centre")
 PLAIN = np.array([0.7, 0.7, 0.7])  # where nothing is known about colour
+ROOM = 0.9  # of a budget that simplifying leaves to the shape where something reshapes it
 SAMPLE_SPACING = 1.5  # of the mean edge of the dense mesh: most of its triangles are one sample
 
 
@@ -67,6 +69,10 @@ Painter = Callable[[Canvas], np.ndarray]
 """Colours [N,3] in [0,1] of a canvas's texels."""
 
 
+Reshape = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+"""Better vertices [V,3] and faces [F,3] for those of a simplified mesh, at most so many faces."""
+
+
 def own_colors(canvas: Canvas) -> np.ndarray:
     """The painter of the surface's own colours; grey where it has none."""
     return np.tile(PLAIN, (len(canvas.points), 1)) if canvas.texel_base is None else canvas.texel_base
@@ -78,9 +84,11 @@ def finish(
     options: FinishOptions,
     colors: np.ndarray | None = None,
     painter: Painter = own_colors,
+    reshape: Reshape | None = None,
 ) -> MeshData:
     """The asset of a surface: vertices [V,3] in the object cube, faces [F,3], colors [V,3] in [0,1] or None.
 
+    `reshape` is asked where there is a budget.
     Errors: ValueError for a mesh without triangles.
     """
     if not len(faces):
@@ -89,8 +97,11 @@ def finish(
     dense_colors = None if colors is None else _carried_colors(np.asarray(colors, np.float64), vertices, dense)
     low_vertices, low_faces = dense.vertices, dense.faces
     if options.triangles is not None:
-        low_vertices, low_faces = simplify(low_vertices, low_faces, options.triangles)
-    simplified = len(low_faces) < len(dense.faces)
+        room = options.triangles if reshape is None else int(ROOM * options.triangles)
+        low_vertices, low_faces = simplify(low_vertices, low_faces, room)
+        if reshape is not None:
+            low_vertices, low_faces = reshape(low_vertices, low_faces, options.triangles)
+    simplified = not np.array_equal(low_faces, dense.faces)
     # A mesh as made is a first answer, wanted quickly: the better atlas costs another half second.
     chosen = unwrap if options.triangles is None else best_atlas
     atlas = chosen(low_vertices, low_faces, options.texture_size)

@@ -285,6 +285,19 @@ def test_a_face_at_the_same_depth_does_not_replace_the_first() -> None:
     assert found.mask.any() and int(found.face.max()) < 20
 
 
+@pytest.mark.parametrize(
+    ("corners", "spans"),
+    [
+        ([(1, 5), (6, 5), (1, 2)], [0, 0, 1, 2, 4, 6, 0, 0]),
+        ([(1, 2), (6, 2), (1, 5)], [0, 0, 6, 4, 2, 1, 0, 0]),
+    ],
+)
+def test_a_level_edge_through_pixel_centres_is_drawn(corners: list[tuple[int, int]], spans: list[int]) -> None:
+    clip = torch.tensor([[((x + 0.5) / 4 - 1, (y + 0.5) / 4 - 1, 0.0, 1.0) for x, y in corners]])
+    found = rasterize(clip, torch.tensor([[0, 1, 2]]), (8, 8))
+    assert found.mask[0].sum(1).tolist() == spans
+
+
 def test_faces_without_area_or_numbers_change_nothing() -> None:
     vertices, faces = ball(4)
     clip = to_clip(vertices, cameras(2))

@@ -8,6 +8,9 @@ import trimesh
 
 from backend.contract.errors import MaquetteError
 from backend.evaluation.finish import Shape, compare, main, summarise
+from backend.geometry.pose import Camera
+from backend.systems.cupid.outline_fit import draw_to_outlines
+from backend.systems.cupid.outline_snap import Outline
 from tests.unit.test_photo_texture import FRONT, INTRINSICS, photo
 
 
@@ -29,6 +32,19 @@ def test_means_over_the_objects_of_each_budget():
     summary = summarise([*entries, {"budgets": {}}])
     assert set(summary) == {"2000"} and summary["2000"]["count"] == 2
     assert (summary["2000"]["triangles"], summary["2000"]["gain"], summary["2000"]["gain_inside"]) == (2.0, 3.0, 0.0)
+    assert (summary["2000"]["gain_median"], summary["2000"]["share_of_2_db"]) == (3.0, 0.5)  # gains of 0 and 6
+
+
+def test_a_shape_with_an_outline_is_compared_with_that_outline():
+    ball = trimesh.creation.icosphere(4, 0.47)
+    rgba = photo(FRONT, (255, 255, 255))  # of a larger ball
+    outlines = (Outline(Camera(INTRINSICS, FRONT, 0.0), rgba[..., 3] / 255.0),)
+    vertices, faces = np.asarray(ball.vertices), np.asarray(ball.faces)
+    entries = []
+    for drawn in ((), outlines):
+        surface = draw_to_outlines(vertices, faces, drawn)
+        entries.append(compare(Shape(*surface, (rgba, FRONT, INTRINSICS), FRONT, INTRINSICS, drawn), rgba, 600))
+    assert entries[1]["psnr_baked"] > entries[0]["psnr_baked"] + 2.0 and entries[1]["triangles"] <= 612
 
 
 def test_nothing_to_evaluate_on_is_said(tmp_path):

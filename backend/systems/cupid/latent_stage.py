@@ -18,7 +18,8 @@ from backend.systems.cupid.condition import Condition
 from backend.systems.cupid.flow_sampler import denormalise, sample_flow, with_steps
 from backend.systems.cupid.mesh_cleanup import visible_parts
 from backend.systems.cupid.occupancy_mesh import mesh_from_occupancy
-from backend.systems.cupid.outline_snap import Outline, snap_to_outline
+from backend.systems.cupid.outline_fit import draw_to_outlines, outline_keeper
+from backend.systems.cupid.outline_snap import Outline
 from backend.systems.cupid.photo import Photo
 from backend.systems.cupid.photo_texture import PhotoView, textured_mesh
 from backend.systems.cupid.structure_decode import Structure, voxel_uv
@@ -126,13 +127,13 @@ def mesh_from_structure(
     if not len(faces):
         raise MaquetteError("bad_input", "The object came out too thin to have a surface; try another seed.",
                             next_step="retry")
-    for outline in outlines:
-        vertices = snap_to_outline(vertices, faces, outline)
+    vertices, faces = draw_to_outlines(vertices, faces, outlines)
     if camera.crop is not None:
         k = camera.crop.intrinsics
         return textured_mesh(
-            vertices, faces, photo.crop.image, camera.crop.world_to_camera, k, more=more, options=options
-        )
+            vertices, faces, photo.crop.image, camera.crop.world_to_camera, k, more=more, options=options,
+            reshape=outline_keeper(outlines),
+        )  # fmt: skip
     solid = photo.rgba[photo.rgba[..., 3] > 250][:, :3]
     mean = solid.mean(axis=0) / 255.0 if len(solid) else np.full(3, 0.7)
     return _plain_mesh(vertices, faces, np.tile(mean, (len(vertices), 1)), options)

@@ -39,8 +39,8 @@ class Outline:
 def snap_to_outline(vertices: np.ndarray, faces: np.ndarray, outline: Outline) -> np.ndarray:
     """Moved `vertices` [V,3] of the mesh with `faces` [F,3]; depths from the camera stay."""
     camera = outline.camera
-    mask = _small(outline.alpha) >= 0.5
-    unknown = np.zeros_like(mask) if outline.hidden is None else _small(outline.hidden) > 0
+    mask = resized(outline.alpha, SIZE) >= 0.5
+    unknown = np.zeros_like(mask) if outline.hidden is None else resized(outline.hidden, SIZE) > 0
     if not mask.any() or mask.all() or not len(faces):
         return vertices
     points = np.asarray(vertices, np.float64)
@@ -70,8 +70,9 @@ def snap_to_outline(vertices: np.ndarray, faces: np.ndarray, outline: Outline) -
     return np.asarray(points + np.nan_to_num(in_plane) @ right_and_down, vertices.dtype)
 
 
-def _small(values: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(np.asarray(values, np.float32)).resize((SIZE, SIZE), Image.Resampling.BOX))
+def resized(values: np.ndarray, size: int) -> np.ndarray:
+    """values [S,S] as means [size,size] float32."""
+    return np.asarray(Image.fromarray(np.asarray(values, np.float32)).resize((size, size), Image.Resampling.BOX))
 
 
 def _followed(shift: np.ndarray, fixed: np.ndarray, faces: np.ndarray) -> np.ndarray:

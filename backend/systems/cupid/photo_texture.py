@@ -21,7 +21,7 @@ from backend.contract.meshes import MeshData
 from backend.rendering.rasterizer import rasterize
 from backend.rendering.views import sample_bilinear
 from backend.systems.cupid.photo_blend import PhotoBlend, Projection
-from backend.systems.finishing import PLAIN, TEXTURE_SIZE, Canvas, FinishOptions, Painter, finish
+from backend.systems.finishing import PLAIN, TEXTURE_SIZE, Canvas, FinishOptions, Painter, Reshape, finish
 
 DEPTH_SIZE = 384  # pixels of the depth picture that decides visibility
 DEPTH_SLACK = 0.004  # object units a point may lie behind the nearest surface beside what its slope explains
@@ -111,15 +111,16 @@ def textured_mesh(
     size: int = TEXTURE_SIZE,
     more: Sequence[PhotoView] = (),
     options: FinishOptions | None = None,
+    reshape: Reshape | None = None,
 ) -> MeshData:
     """The finished mesh with a texture of `size` texels a side from the photo and `base` [V,3] in [0,1] (or no such
     colours).
 
-    `more` are further photos of the object; `options` say more than the size. vertices [V,3], faces [F,3], the rest as
-    in `photo_projection`. Errors: ValueError for a mesh without triangles.
+    `more` are further photos of the object; `options` say more than the size, `reshape` is `finish`'s. vertices [V,3],
+    faces [F,3], the rest as in `photo_projection`. Errors: ValueError for a mesh without triangles.
     """
     photos = [(rgba, world_to_camera, intrinsics), *more]
-    return finish(vertices, faces, options or FinishOptions(texture_size=size), base, photo_painter(photos))
+    return finish(vertices, faces, options or FinishOptions(texture_size=size), base, photo_painter(photos), reshape)
 
 
 def photo_painter(photos: Sequence[PhotoView]) -> Painter:
