@@ -30,6 +30,7 @@ WEIGHTS = [
 # What 0 steps are, by engine and weights.
 USUAL_STEPS = {
     ("cupid", "mini"): 12, ("cupid", "published"): 25, ("kiss3dgen", "mini"): 12, ("kiss3dgen", "published"): 20,
+    ("refany3d", "mini"): 12, ("refany3d", "published"): 28,
 }  # fmt: skip
 
 

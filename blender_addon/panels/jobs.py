@@ -95,12 +95,18 @@ def _draw_variants(box: bpy.types.UILayout, context: bpy.types.Context, record: 
     draw_gallery(box, record, {(provenance.read(item) or {}).get("variant", 0) for item in made})
 
 
-def draw_gallery(box: bpy.types.UILayout, record: JobRecord, shown: set[int]) -> None:
+def draw_gallery(
+    box: bpy.types.UILayout,
+    record: JobRecord,
+    shown: set[int],
+    columns: int = VARIANT_COLUMNS,
+    scale: float = VARIANT_SCALE,
+) -> None:
     """The pictures of the variants with a button each; those of the `shown` ones are pressed."""
-    grid = box.grid_flow(row_major=True, columns=VARIANT_COLUMNS, even_columns=True, even_rows=True, align=True)
+    grid = box.grid_flow(row_major=True, columns=columns, even_columns=True, even_rows=True, align=True)
     for index, name in enumerate(record.variants):
         cell = grid.column(align=True)
-        cell.template_icon(icon_value=session.get().thumbnails.icon(record.job_id, name), scale=VARIANT_SCALE)
+        cell.template_icon(icon_value=session.get().thumbnails.icon(record.job_id, name), scale=scale)
         button = cell.operator("maquette.apply_result", text=f"{index + 1}", depress=index in shown)
         button.job_id, button.variant, button.instead = record.job_id, index, True
 

@@ -13,7 +13,7 @@ from .models import draw_choice
 
 CONDITION_COLUMNS = 4
 CONDITION_SCALE = 2.6  # of a button's height: four beside each other fill a sidebar as wide as Blender makes it
-PICTURE_SCALE = 11.0
+PICTURE_SCALE = 7.0
 
 
 class MAQUETTE_PT_render(widgets.SidebarPanel, bpy.types.Panel):
@@ -116,18 +116,21 @@ def _draw_button(layout: bpy.types.UILayout) -> None:
 
 def _draw_conditions(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup, job_id: str) -> None:
     """The views that the engine gets, folded; open while they are made."""
-    thumbnails = session.get().thumbnails
-    names = [name for name in CONDITIONS if thumbnails.has(job_id, name)]
-    if not names:
+    thumbnails, looking = session.get().thumbnails, job_id == rendering.looked_at()
+    views = len(CONDITIONS) // 2
+    count = rendering.progress()[2] if looking else sum(thumbnails.has(job_id, name) for name in CONDITIONS[:views])
+    if not count:
         return
-    shown = settings.show_conditions or job_id == rendering.looked_at()
+    shown = settings.show_conditions or looking
+    row = layout.row()
+    row.alignment = "LEFT"
     icon = "DISCLOSURE_TRI_DOWN" if shown else "DISCLOSURE_TRI_RIGHT"
-    layout.prop(settings, "show_conditions", icon=icon, emboss=False)
+    row.prop(settings, "show_conditions", icon=icon, emboss=False)
     if shown:
         grid = layout.grid_flow(
             row_major=True, columns=CONDITION_COLUMNS, even_columns=True, even_rows=True, align=True
         )
-        for name in names:
+        for name in (*CONDITIONS[:count], *CONDITIONS[views : views + count]):  # one that is not there yet is empty
             grid.template_icon(icon_value=thumbnails.icon(job_id, name), scale=CONDITION_SCALE)
 
 
@@ -137,7 +140,7 @@ def _draw_picture(layout: bpy.types.UILayout, record: JobRecord, number: int) ->
     if icon:
         layout.template_icon(icon_value=icon, scale=PICTURE_SCALE)
     if len(record.variants) > 1:
-        draw_gallery(layout, record, {number})
+        draw_gallery(layout, record, {number}, CONDITION_COLUMNS, CONDITION_SCALE)
 
 
 def _what_is_selected(context: bpy.types.Context) -> str:

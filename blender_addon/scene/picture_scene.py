@@ -27,6 +27,7 @@ PICTURE = "maquette_picture"  # property of an image: job and variant; cameras k
 GROUND_SIZE = 12.0  # sides of the object: a low sun's shadow ends on it
 SUN_ANGLE = 0.05  # radians; a shadow with a soft edge
 LENS_RANGE = 1000.0  # nearest and farthest distance seen, as a part and a multiple of that to the object
+MOST_STRETCH = 1e6  # longest over shortest axis of an object that says how it was moved
 NO_CAMERA = "No camera fits this picture. Choose another variant, or render again with another seed."
 GONE = "The objects are not in this scene any more; the camera sees the place where they stood."
 STRETCHED = '"{}" was stretched or mirrored since it was looked at. Render the scene once more.'
@@ -166,7 +167,8 @@ def picture_camera(scene: bpy.types.Scene, result: PictureResult) -> tuple[np.nd
         raise MaquetteError("bad_input", NO_CAMERA, solved.message if solved is not None else "")
     for target in result.targets:
         item = matching.find_target(scene, target)
-        if item is not None:
+        turned = np.array(target.matrix, np.float64).reshape(4, 4)[:3, :3]
+        if item is not None and np.linalg.cond(turned) < MOST_STRETCH:  # what is scaled flat says no turn
             try:
                 return matching.followed(solved.world_to_camera, target.matrix, item), solved.intrinsics
             except MaquetteError as error:

@@ -362,3 +362,18 @@ def test_the_picture_is_thrown_onto_the_mesh_as_one_undo_step(crate, tmp_path):
     bpy.ops.ed.undo()
     crate = bpy.data.objects["Crate"]
     assert len(crate.material_slots) == 1 and [layer.name for layer in crate.data.uv_layers] == ["UVMap"]
+
+
+def test_an_object_that_is_scaled_flat_has_its_camera_too(crate, tmp_path):
+    flat = bpy.data.objects.new("Flat", crate.data)
+    flat.matrix_world = crate.matrix_world @ Matrix.Diagonal((1.0, 1.0, 0.0, 1.0))
+    bpy.context.scene.collection.objects.link(flat)
+    bpy.context.view_layer.update()
+    job_id = make_job([crate], tmp_path)
+    store = module("runtime.session").get().store
+    record = store.get(job_id)
+    record.origin["targets"][0] |= {
+        "uid": flat.session_uid, "name": "Flat", "matrix": np.array(flat.matrix_world).ravel().tolist(),
+    }  # fmt: skip
+    settings()
+    assert put() == "" and np.abs(camera_now()[0] - known_camera(crate)[0]).max() < 1e-3
