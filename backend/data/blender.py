@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -105,7 +106,7 @@ def _command(executable: str, script: Path) -> list[str]:
     return [executable, str(script)]
 
 
-def _start(assets: Sequence[Asset], options: RenderOptions, folder: Path) -> subprocess.Popen[str]:
+def _start(assets: Sequence[Asset], options: Any, folder: Path, script: Path) -> subprocess.Popen[str]:
     objects = [
         {"id": asset.id, "path": str(Path(asset.path).resolve()), "seed": asset.seed, "file": f"{index}.npz"}
         for index, asset in enumerate(assets)
@@ -114,7 +115,7 @@ def _start(assets: Sequence[Asset], options: RenderOptions, folder: Path) -> sub
     job.write_text(json.dumps({"objects": objects, "out": str(folder), **asdict(options)}), encoding="utf-8")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     with (folder / "blender.log").open("wb") as errors:
-        command = [*find_blender(), str(job)]
+        command = [*find_blender(script), str(job)]
         return subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, errors="replace", env=environment
         )
@@ -145,9 +146,9 @@ def _events(process: subprocess.Popen[str]) -> Iterator[dict | None]:
             yield json.loads(line[len("MAQUETTE ") :])
 
 
-def _render_some(assets: Sequence[Asset], options: RenderOptions, folder: Path) -> Iterator[RenderedObject]:
+def _render_some(assets: Sequence[Asset], options: Any, folder: Path, script: Path) -> Iterator[RenderedObject]:
     """Results of one Blender process, in order, until it ends, hangs or crashes; the last then names the culprit."""
-    process = _start(assets, options, folder)
+    process = _start(assets, options, folder, script)
     index, current = -1, None
     try:
         for event in _events(process):
@@ -177,9 +178,12 @@ def _render_some(assets: Sequence[Asset], options: RenderOptions, folder: Path) 
         raise RuntimeError(f"Blender did not start rendering; check that {find_blender()[0]} works.{detail}")
 
 
-def render_assets(assets: Sequence[Asset], options: RenderOptions = RenderOptions()) -> Iterator[RenderedObject]:
+def render_assets(
+    assets: Sequence[Asset], options: Any = RenderOptions(), script: Path = _SCRIPT
+) -> Iterator[RenderedObject]:
     """Render GLB files with Blender, one result an asset, in order. A bad file gives a result with ``error``.
 
+    script: the program for Blender, told the dataclass `options`; its arrays are what it writes.
     An object on which Blender crashes is tried once more in a fresh process. Raises BlenderNotFound, and RuntimeError
     when Blender does not start at all.
     """
@@ -187,7 +191,7 @@ def render_assets(assets: Sequence[Asset], options: RenderOptions = RenderOption
     retried: set[str] = set()
     while remaining:
         with tempfile.TemporaryDirectory(prefix="maquette-render-") as name:
-            for result in _render_some(tuple(remaining), options, Path(name)):
+            for result in _render_some(tuple(remaining), options, Path(name), script):
                 if result.error == _CRASHED and result.asset.id not in retried:
                     retried.add(result.asset.id)
                     log.warning("Blender stopped on object %s; trying once more", result.asset.id)

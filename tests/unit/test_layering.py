@@ -1,7 +1,7 @@
 """The arrows between the parts point one way, proved from the source (every import, also those inside functions).
 
-    operators, panels -> runtime, scene -> contract
-    server -> jobs -> systems -> nn, geometry, rendering, formats -> contract
+operators, panels -> runtime, scene -> contract
+server -> jobs -> systems -> nn, geometry, rendering, formats -> contract
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ HEAVY = {"torch", "diffusers", "transformers", "fastapi", "starlette", "uvicorn"
          "PIL", "trimesh", "psutil", "httpx", "matplotlib"}  # fmt: skip
 
 # Programs that the backend hands to a Blender process. They run there, so they use bpy; no backend module imports them.
-BLENDER_PROGRAMS = {"backend/data/render_objects.py", "backend/data/render_scenes.py"}
+BLENDER_PROGRAMS = {
+    "backend/data/render_objects.py", "backend/data/render_scenes.py", "backend/data/render_reference.py",
+    "backend/data/reference_materials.py",
+}  # fmt: skip
 
 BASE = {"contract", "nn", "geometry", "rendering", "formats"}
 # Which folders of backend/ each folder may import, beside itself.
