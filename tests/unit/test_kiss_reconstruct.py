@@ -9,13 +9,15 @@ import torch
 from backend.contract.errors import Cancelled, MaquetteError
 from backend.contract.meshes import MeshData
 from backend.evaluation import mesh_scores
+from backend.geometry.mesh_repair import face_areas
 from backend.rendering.image_metrics import psnr
 from backend.rendering.views import render_mesh
 from backend.systems.base import Hooks
 from backend.systems.finishing import FinishOptions, finish
 from backend.systems.kiss3dgen import bundle as bundles
 from backend.systems.kiss3dgen import inpaint, texture
-from backend.systems.kiss3dgen.reconstruct import STAGES, ReconstructSettings, evened, reconstruct
+from backend.systems.kiss3dgen.reconstruct import STAGES, ReconstructSettings, evened, reconstruct, refined
+from backend.systems.kiss3dgen.start_mesh import ball, resized
 from tests.unit.test_kiss_start_mesh import AXES, SIZE, drawn_bundle, ellipsoid, off_surface
 
 torch.set_num_threads(1)
@@ -52,6 +54,15 @@ def test_a_cancelled_job_stops_and_an_unknown_start_is_named(bundle: bundles.Bun
     white = np.ones_like(bundle.rgb)
     with pytest.raises(MaquetteError, match="no object"):
         reconstruct(bundles.Bundle(white, white, np.zeros_like(bundle.mask)), ReconstructSettings(), Hooks())
+
+
+def test_a_thin_rod_is_one_skin_and_not_crumpled_inside() -> None:
+    """Long first steps made its area more than three times the true one."""
+    vertices, faces = ball(1.0, 3)
+    rod = (vertices * np.float32([0.025, 0.85, 0.025]), faces)
+    made, triangles = refined(resized(drawn_bundle(rod, 192), 64), ReconstructSettings(), Hooks())
+    true_area = face_areas(*rod).sum()
+    assert 0.8 * true_area < face_areas(bundles.to_bundle_frame(made), triangles).sum() < 2.3 * true_area
 
 
 def test_a_mesh_coloured_from_its_own_renders_looks_like_them() -> None:

@@ -31,6 +31,9 @@ STARTS = ("hull", "sphere", "lrm")
 # more of stage 2 gain less than 0.01 of any measure.
 HULL_STEPS = (30, 20)
 SPHERE_STEPS = (200, 100)  # from a ball, as the original ISOMER takes (spec 8)
+# Stage 1 from the hull starts with short edges and small steps: with the usual ones a vertex of a rod crosses it at
+# once, and the rod's surface ends crumpled inside it, with many times its area.
+HULL_STEP_SIZE, HULL_LAPLACIAN = 0.15, 0.05
 START_FACES = 10_000  # the hull's own many faces are as small as its grid, flat sides or not
 REFINE_SIZE = 128  # pixels of a tile at which shapes are refined: larger ones cost more than they show
 EVENING = ((0.5, -0.53),) * 2  # Taubin's smoothing: takes the noise of single edges, keeps the volume
@@ -62,7 +65,10 @@ class ReconstructSettings:
         first = usual[0] if self.stage1_steps is None else self.stage1_steps
         second = usual[1] if self.stage2_steps is None else self.stage2_steps
         ours = settings_for(size, first, second, self.radius)
-        return replace(ours, stage1=replace(ours.stage1, both_sides=True), smoothing=0)
+        stage1 = replace(ours.stage1, both_sides=True)
+        if self.start == "hull":
+            stage1 = replace(stage1, start_length=stage1.end_length, step_size=HULL_STEP_SIZE, laplacian=HULL_LAPLACIAN)
+        return replace(ours, stage1=stage1, smoothing=0)
 
 
 def reconstruct(bundle: Bundle, settings: ReconstructSettings, hooks: Hooks, start: Surface | None = None) -> MeshData:
