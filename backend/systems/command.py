@@ -89,6 +89,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--mesh", type=Path, help="GLB file of a mesh to paint pictures of (refany3d)")
     parser.add_argument("--views", type=int, choices=(4, 6, 8), default=8, help="of the mesh; default: 8")
     parser.add_argument("--even-views", action="store_true", help="views at equal angles instead of as published")
+    parser.add_argument(
+        "--elevation", type=float, default=0.0, help="of the views in degrees; default: 0, as published"
+    )
     parser.add_argument("--variants", type=int, help="how many pictures, 1 to 8; default: 1")
     parser.add_argument("--guidance", type=float, help="how much a picture obeys the words; default: the weights' own")
     parser.add_argument(
@@ -165,7 +168,7 @@ def paint_mesh(options: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     if options.text is None or options.image:
         parser.error("give --mesh with --text, which says what the picture shows, and no --image")
     meshes = picture_command.read_mesh(options.mesh)
-    drawn = picture_command.draw_views(meshes, options.views, options.even_views)
+    drawn = picture_command.draw_views(meshes, options.views, options.even_views, options.elevation)
     inputs = picture_command.picture_inputs(drawn)
     names = ("seed", "steps", "weights", "config", "base", "profile", "focal", "variants", "guidance", "image_guidance")
     parameters = {name: getattr(options, name) for name in names if getattr(options, name) is not None}

@@ -139,6 +139,20 @@ def test_bases_without_distilled_guidance_are_guided_by_words(tmp_path: Path, ti
     assert [run.report["guidance"] for run in runs] == [None, 4.0]
 
 
+@pytest.mark.parametrize("profile", ["int8", "offload"])
+def test_one_stage_at_a_time(tiny: dict[str, Any], profile: str) -> None:
+    """The text encoders leave before the transformer comes, and both come again for new words."""
+    own = pipeline.RefAny3DSystem("cpu")
+    given = {**tiny, "steps": 2, "profile": profile}
+    first, second, third = (
+        files_of(own.run("render_picture", conditions()[0], {**given, "prompt": prompt}, Hooks()))["points-0.exr"]
+        for prompt in ("a box", "a box at night", "a box")
+    )
+    assert first == third != second
+    held = own.networks(request.parse_request(given)).flux.present
+    assert "transformer" in held and "t5" not in held
+
+
 def test_weights_without_point_maps_have_no_camera(tmp_path: Path, tiny: dict[str, Any]) -> None:
     config = write_tiny_config(tmp_path / "flat.json", points=False, independent=True)
     result = pipeline.RefAny3DSystem("cpu").run("render_picture", conditions()[0], {**tiny, "config": config}, Hooks())
