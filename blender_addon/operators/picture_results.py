@@ -61,7 +61,10 @@ def arrive(scene: bpy.types.Scene, result: PictureResult) -> str:
     already, it goes into this one. Returns a sentence to show, mostly empty."""
     scene.maquette_render.shown_job, scene.maquette_render.shown_variant = result.job_id, result.variant
     picture_scene.show_in_editors(picture_scene.picture_image(result))
-    return picture_scene.follow_variant(scene, result, options_of(scene))
+    try:
+        return picture_scene.follow_variant(scene, result, options_of(scene))
+    except MaquetteError as error:  # the picture is there all the same
+        return str(error)
 
 
 def options_of(scene: bpy.types.Scene) -> PlaceOptions:

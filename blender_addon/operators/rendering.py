@@ -4,6 +4,7 @@ a tick of a timer, so that the artist can go on, or cancel. Plain functions; the
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import shutil
@@ -185,6 +186,17 @@ def restore_render(settings: bpy.types.PropertyGroup, parameters: dict[str, Any]
     settings.focal_mode = "LOCKED" if parameters.get("focal") else "FREE"
     if parameters.get("focal"):
         settings.focal_mm = parameters["focal"] * SENSOR_MM
+
+
+def keep_conditions(old: JobRecord, fresh: JobRecord) -> None:
+    """Show what the engine saw for the job `old` with the job `fresh` too, which has the same inputs."""
+    current = session.get()
+    for name in CONDITIONS:
+        source, target = (current.store.artifact_path(record.job_id, name) for record in (old, fresh))
+        if source.is_file():
+            with contextlib.suppress(OSError):  # the pictures are as good without
+                shutil.copyfile(source, target)
+                current.thumbnails.load(fresh.job_id, target, name)
 
 
 def _look(looking: Looking) -> bool:

@@ -113,7 +113,12 @@ def retry_job(job_id: str) -> JobRecord:
         files.pop("mask", ""),
         more_inputs=files,
     )
-    return current.submit(fresh)
+    sent = current.submit(fresh)
+    if old.task == RENDER:
+        from . import rendering
+
+        rendering.keep_conditions(old, sent)
+    return sent
 
 
 def job_record(job_id: str) -> JobRecord:

@@ -24,7 +24,7 @@ def render_over(scene: bpy.types.Scene, image: bpy.types.Image) -> str:
         return OWN_NODES
     else:
         _build(_ready_tree(scene), image)
-    scene.render.film_transparent = True
+    scene.render.film_transparent = scene.render.use_compositing = True
     scene.view_settings.view_transform, scene.view_settings.look = "Standard", "None"
     return ""
 

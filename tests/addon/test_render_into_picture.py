@@ -246,6 +246,18 @@ def test_without_a_camera_nothing_happens(crate, tmp_path, name):
     assert module("operators.applying_picture").camera_words(store.get(job_id), 0) == ("", "It is flat.")
 
 
+def test_a_variant_without_a_camera_is_shown_and_the_camera_stays(crate, tmp_path):
+    job_id = make_job([crate], tmp_path)
+    settings()
+    put()
+    before = bpy.context.scene.camera.matrix_world.copy()
+    record = module("runtime.session").get().store.get(job_id)
+    record.report["variants"][1]["camera"] = {"world_to_camera": None, "intrinsics": None, "reason": "It is flat."}
+    message = module("operators.applying").apply_job(bpy.context, job_id, 1, True)
+    assert message.startswith("No camera fits this picture")
+    assert bpy.context.scene.maquette_render.shown_variant == 1 and bpy.context.scene.camera.matrix_world == before
+
+
 def test_numbers_that_are_none_are_told(crate, tmp_path):
     make_job([crate], tmp_path, world_to_camera=[[float("nan")] * 4] * 4)
     with pytest.raises(RuntimeError, match="cannot be read"):

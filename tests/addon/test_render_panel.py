@@ -192,6 +192,8 @@ def test_restored_and_sent_again(lamp):
     again = store().all()[0].job_id
     pump_until(lambda: store().get(again).applied)
     assert again != job_id and store().get(again).variants == store().get(job_id).variants
+    thumbnails = module("runtime.session").get().thumbnails
+    assert thumbnails.has(again, "view-3.png") and thumbnails.has(again, "place-3.png")
 
 
 def clear(*items):

@@ -62,6 +62,9 @@ SCENARIOS = {
     "refine": Scenario("drive_refine.py", ("refine_looking.png", "refine.png"), {
         "mesh": EXAMPLES.with_name("meshes") / "space_truck.glb",
     }),
+    "render": Scenario("drive_render.py", ("render_looking.png", "render.png", "render_into_picture.png"), {
+        "mesh": EXAMPLES.with_name("meshes") / "space_truck.glb",
+    }),
     "three_photos": Scenario("drive_three_photos.py", ("three_photos.png",), {
         "front": EXAMPLES / "space_truck.png",
         "back": EXAMPLES / "space_truck_back.png",
