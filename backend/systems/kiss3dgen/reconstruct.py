@@ -14,6 +14,7 @@ from torch import Tensor
 
 from backend.contract.meshes import MeshData
 from backend.geometry.mesh_topology import find_edges, neighbour_means
+from backend.geometry.normal_filter import without_noise
 from backend.geometry.simplify import simplify
 from backend.systems.base import Hooks
 from backend.systems.finishing import FinishOptions, finish
@@ -103,7 +104,10 @@ def refined(bundle: Bundle, settings: ReconstructSettings, hooks: Hooks, start: 
     if settings.isomer is None:
         shape = evened(shape, triangles)
     moved = from_bundle_frame(shape.detach().cpu().numpy().astype(np.float64))
-    return moved.clip(-0.5, 0.5), triangles.cpu().numpy()
+    numbered = triangles.cpu().numpy()
+    if settings.isomer is None:
+        moved = without_noise(moved, numbered)
+    return moved.clip(-0.5, 0.5), numbered
 
 
 def made_start(bundle: Bundle, settings: ReconstructSettings, radius: float, hooks: Hooks) -> Surface:
