@@ -12,7 +12,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from backend.nn.attention import product_attention
+from backend.nn.cpu_products import attention
 
 from .positions import Sizes
 
@@ -35,14 +35,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, queries: Sizes, keys: Sizes, views: 
     all of theirs must be there.
     """
     if mask is Mask.NONE:
-        return _flat(product_attention(q, k, v))
+        return _flat(attention(q, k, v))
     found = []
     first, second = queries.text + queries.rgb, queries.main
     if first:
-        found.append(_flat(product_attention(q[:, :, :first], k, v)))
+        found.append(_flat(attention(q[:, :, :first], k, v)))
     if second > first:
         start = keys.text
-        found.append(_flat(product_attention(q[:, :, first:second], k[:, :, start:], v[:, :, start:])))
+        found.append(_flat(attention(q[:, :, first:second], k[:, :, start:], v[:, :, start:])))
     if queries.views:
         seen = 0 if mask is Mask.INDEPENDENT else keys.main
         found.append(_by_view(q[:, :, second:], k, v, keys, views, seen))
@@ -70,6 +70,6 @@ def _by_view(q: Tensor, k: Tensor, v: Tensor, keys: Sizes, views: int, seen: int
         shared = x[:, None, :, :seen].expand(-1, views, -1, -1, -1)
         return torch.cat([shared, own], 3).flatten(0, 1)
 
-    out = product_attention(pairs(q).flatten(0, 1), with_seen(k), with_seen(v))
+    out = attention(pairs(q).flatten(0, 1), with_seen(k), with_seen(v))
     out = out.unflatten(0, (batch, views)).unflatten(3, (kinds, -1))  # [B, views, H, kinds, T, d]
     return out.permute(0, 3, 1, 4, 2, 5).reshape(batch, -1, heads * width)

@@ -6,12 +6,14 @@ device, 8-bit layers) goes on working.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
+
+from backend.nn.cpu_products import apply
 
 from .attention import Mask, attend
 from .kv_cache import ConditionCache, PreparedConditions
@@ -43,7 +45,7 @@ class Forward:
     def __post_init__(self) -> None:
         self.image = self.sizes._replace(text=0)
 
-    def rows(self, layer: Callable[[Tensor], Tensor], name: str, sizes: Sizes) -> Tensor:
+    def rows(self, layer: nn.Module, name: str, sizes: Sizes) -> Tensor:
         """What `layer` makes of the vectors of the kinds in `sizes` [B, kinds, out]."""
         kinds = sizes.present
         vectors = self.vectors[:, self.vectors.shape[1] - sum(kinds) :]
@@ -93,7 +95,8 @@ def double_block(block: Any, name: str, number: int, image: Tensor, text: Tensor
     out = linear(attn.to_out[0], f"{name}.attn.to_out.0", seen[:, run.sizes.text :], sizes)
     image = add_gated(image, out, sizes, gate)
     x = modulate(block.norm2(image), sizes, shift_mlp, scale_mlp)
-    x = linear(block.ff.net[2], f"{name}.ff.net.2", block.ff.net[0](x), sizes)
+    x = functional.gelu(apply(block.ff.net[0].proj, x), approximate="tanh")
+    x = linear(block.ff.net[2], f"{name}.ff.net.2", x, sizes)
     image = add_gated(image, x, sizes, gate_mlp)
     if text is not None:
         text = text + rows[2] * attn.to_add_out(seen[:, : run.sizes.text])

@@ -6,11 +6,12 @@ numbers. No merged copy of a weight is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+
+from backend.nn import cpu_products
 
 from .lora import LoraSet
 from .positions import Sizes
@@ -26,9 +27,9 @@ class Routing:
     default: LoraSet | None
     coord: LoraSet | None
 
-    def linear(self, layer: Callable[[Tensor], Tensor], name: str, x: Tensor, sizes: Sizes) -> Tensor:
+    def linear(self, layer: nn.Module, name: str, x: Tensor, sizes: Sizes) -> Tensor:
         """`layer` (called `name` in the transformer) over x [B, sizes.total, in], each kind with its LoRAs."""
-        out = layer(x)
+        out = cpu_products.apply(layer, x)
         for kind, where in sizes.slices():
             for adapter in ADAPTERS[kind]:
                 chosen: LoraSet | None = getattr(self, adapter)
@@ -37,5 +38,6 @@ class Routing:
                 part = chosen.layer(name)
                 if part is not None:
                     seen = functional.linear(x[:, where], part.lora_A)
-                    out[:, where].baddbmm_(seen, part.lora_B.t().expand(len(x), -1, -1))
+                    gain = part.lora_B.t().to(seen.dtype)  # autocast leaves products in place alone
+                    out[:, where].baddbmm_(seen, gain.expand(len(x), -1, -1))
         return out
