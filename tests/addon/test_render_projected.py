@@ -54,8 +54,8 @@ def test_through_its_camera_the_mesh_shows_the_picture(crate, camera):
     inside = view.alpha > 0.999
     assert inside.sum() > 800
     off = np.abs(view.albedo[inside] * 255 - stripes()[inside])
-    assert off.mean() < 4.0  # the pass is a little darker than the colour
-    assert np.percentile(off, 99) < 8.0  # a UV map alone would be right at the corners and bent between them
+    assert off.mean() < 2.0  # the pass is a little darker than the colour
+    assert np.percentile(off, 99) < 4.5  # by the UV map alone it is 9: right at the corners and bent between them
 
 
 def test_the_uv_map_holds_the_places_and_the_active_one_stays(crate, camera):
