@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backend.catalog.catalog import models_folder
+from backend.catalog.catalog import find_model, missing_files, models_folder
 from backend.contract.errors import MaquetteError
 from backend.nn.devices import free_memory
 from backend.systems.kiss3dgen.flux import places
@@ -125,8 +125,8 @@ def load_networks(
     elif weights == PUBLISHED:
         values = read_config("full")
         values["settings"].update(BASES.get(base, {}))
-        places.require(MODEL)
-        parts, own = published_parts(values["networks"], base), partial(read_own, models_folder() / MODEL, ".pth")
+        own = partial(read_own, published_folder(), ".pth")
+        parts = published_parts(values["networks"], base)
     else:
         folder = MINI_FOLDER if weights == "mini" else Path(weights)
         values, parts = folder_parts(folder)
@@ -140,6 +140,20 @@ def load_networks(
     flux = FluxNetworks(parts, _flux_settings(settings), chosen, place, text)
     logger.info("RefAny3D %s weights, profile %s on %s: %s", weights, chosen, device, ", ".join(parts))
     return RefAny3DNetworks(flux, settings, own)
+
+
+def published_folder() -> Path:
+    """Where the published LoRAs and embedder lie; the base model that they were made for may be another's.
+
+    Errors: `MaquetteError` model_missing.
+    """
+    root, entry = models_folder(), find_model(MODEL)
+    if missing_files(root, entry):
+        sentence = (
+            f"{entry.title} ({entry.licence}) is not installed. Install it under Models, or choose the small weights."
+        )
+        raise MaquetteError("model_missing", sentence, str(root / MODEL), "install_model")
+    return root / MODEL
 
 
 def random_parts(entries: Mapping[str, Any], seed: int) -> dict[str, Part]:

@@ -109,8 +109,8 @@ def settings_of(networks: RefAny3DNetworks, request: Request) -> SampleSettings:
     own = networks.settings
     chosen = SampleSettings(
         steps=request.steps or own.steps,
-        guidance=own.guidance if request.guidance is None else request.guidance,
-        image_guidance=own.image_guidance if request.image_guidance is None else request.image_guidance,
+        guidance=request.guidance or own.guidance,
+        image_guidance=request.image_guidance or own.image_guidance,
         masked_black=request.masked_black,
         dynamic=own.dynamic,
         condition_guidance=own.condition_guidance,

@@ -36,10 +36,10 @@ LEAST_SIDE = 16  # pixels of a view
 class Request:
     """The parameters of a job, checked.
 
-    prompt: what the picture shows. steps: None the weights' own. guidance, image_guidance: None the weights' own; 1 is
-    none. masked_black: see `sampler`. variants: pictures, of seeds that follow one another. bounds_min, bounds_max: the
-    object's box in Blender's world. focal: of the picture's lens in picture widths, 0 for unknown. base: the Flux model
-    that published weights build on.
+    prompt: what the picture shows. steps: None the weights' own. guidance, image_guidance: None or 0 the weights' own,
+    1 is none. masked_black: see `sampler`. variants: pictures, of seeds that follow one another. bounds_min,
+    bounds_max: the object's box in Blender's world. focal: of the picture's lens in picture widths, 0 for unknown.
+    base: the Flux model that published weights build on.
     """
 
     prompt: str = ""
