@@ -16,7 +16,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,6 +24,7 @@ log = logging.getLogger(__name__)
 BLENDER_VARIABLE = "MAQUETTE_BLENDER"
 _ROOT = Path(__file__).resolve().parents[2]
 _SCRIPT = Path(__file__).with_name("render_objects.py")
+SCENE_SCRIPT = Path(__file__).with_name("render_reference.py")
 _OBJECT_TIMEOUT_S = 180.0  # an object takes well under a second; longer means that Blender hangs
 _START_TIMEOUT_S = 120.0
 _CRASHED = "Blender stopped or hung on this object."
@@ -57,6 +57,20 @@ class RenderOptions:
     samples: int = 4
     tight: bool = True
     random_light: bool = True
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """For SCENE_SCRIPT: scenes an object, size in pixels, Cycles samples a pixel (denoised).
+
+    neighbours: GLB files that may stand beside the object.
+    """
+
+    neighbours: tuple[str, ...] = ()
+    scenes: int = 2
+    size: int = 128
+    samples: int = 8
     threads: int = 1
 
 
@@ -106,7 +120,9 @@ def _command(executable: str, script: Path) -> list[str]:
     return [executable, str(script)]
 
 
-def _start(assets: Sequence[Asset], options: Any, folder: Path, script: Path) -> subprocess.Popen[str]:
+def _start(
+    assets: Sequence[Asset], options: RenderOptions | SceneOptions, folder: Path, script: Path
+) -> subprocess.Popen[str]:
     objects = [
         {"id": asset.id, "path": str(Path(asset.path).resolve()), "seed": asset.seed, "file": f"{index}.npz"}
         for index, asset in enumerate(assets)
@@ -146,7 +162,9 @@ def _events(process: subprocess.Popen[str]) -> Iterator[dict | None]:
             yield json.loads(line[len("MAQUETTE ") :])
 
 
-def _render_some(assets: Sequence[Asset], options: Any, folder: Path, script: Path) -> Iterator[RenderedObject]:
+def _render_some(
+    assets: Sequence[Asset], options: RenderOptions | SceneOptions, folder: Path, script: Path
+) -> Iterator[RenderedObject]:
     """Results of one Blender process, in order, until it ends, hangs or crashes; the last then names the culprit."""
     process = _start(assets, options, folder, script)
     index, current = -1, None
@@ -179,11 +197,11 @@ def _render_some(assets: Sequence[Asset], options: Any, folder: Path, script: Pa
 
 
 def render_assets(
-    assets: Sequence[Asset], options: Any = RenderOptions(), script: Path = _SCRIPT
+    assets: Sequence[Asset], options: RenderOptions | SceneOptions = RenderOptions(), script: Path = _SCRIPT
 ) -> Iterator[RenderedObject]:
     """Render GLB files with Blender, one result an asset, in order. A bad file gives a result with ``error``.
 
-    script: the program for Blender, told the dataclass `options`; its arrays are what it writes.
+    script: the program for Blender, told `options`; the arrays are what it writes.
     An object on which Blender crashes is tried once more in a fresh process. Raises BlenderNotFound, and RuntimeError
     when Blender does not start at all.
     """

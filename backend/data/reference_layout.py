@@ -20,8 +20,9 @@ SHARE = (0.45, 0.8)  # of the picture's side that the object's longer side takes
 MARGIN = 0.03  # of the picture that the object leaves free at each side
 LOWEST_EYE = 0.12  # of the camera over the ground
 NEIGHBOUR_SIZES = (0.5, 1.2)
-NEIGHBOUR_TURN_DEGREES = 125.0  # off the line from the camera past the object: beside, behind, a little in front
+NEIGHBOUR_TURN_DEGREES = 140.0  # off the line from the camera past the object: beside, behind, a little in front
 NEIGHBOUR_GAP = (0.02, 0.5)
+LEAST_INSIDE = 0.3  # of a neighbour's vertices in the picture; one with fewer is taken away
 TRIES = 20
 
 
@@ -110,6 +111,14 @@ def stand_around(
         matrix[:3, 3] = (*spot, -scale * float(other[:, 2].min()))
         placed.append(matrix)
     return placed
+
+
+def is_seen(vertices: np.ndarray, matrix: np.ndarray, camera: ViewCamera) -> bool:
+    """Whether a good part of `vertices` [N,3], placed by `matrix` [4,4], is in the camera's picture."""
+    placed = vertices @ matrix[:3, :3].T + matrix[:3, 3]
+    uv, depth = frames.project(placed, camera.world_to_camera, camera.intrinsics)
+    inside = (depth > 0.05) & (uv > 0).all(axis=1) & (uv < 1).all(axis=1)
+    return bool(inside.mean() > LEAST_INSIDE)
 
 
 def _reach(vertices: np.ndarray) -> float:

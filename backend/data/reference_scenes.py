@@ -35,21 +35,7 @@ from . import blender, crops, prepare, reference_words, shards
 
 log = logging.getLogger(__name__)
 
-SCRIPT = Path(__file__).with_name("render_reference.py")
-SCENES_PER_OBJECT = 2
-SIZE = 128
-SAMPLES = 16
-
-
-@dataclass(frozen=True)
-class SceneOptions:
-    """Scenes an object, size in pixels, Cycles samples a pixel; neighbours: GLB files that may stand beside it."""
-
-    neighbours: tuple[str, ...]
-    scenes: int = SCENES_PER_OBJECT
-    size: int = SIZE
-    samples: int = SAMPLES
-    threads: int = 1
+DEFAULTS = blender.SceneOptions()
 
 
 @dataclass(frozen=True)
@@ -94,13 +80,13 @@ def read_scenes(row: prepare.AssetRow, arrays: dict[str, np.ndarray], captions: 
     return scenes
 
 
-def make_shard(chunk: prepare.Chunk, out: Path, options: SceneOptions, seed: int) -> dict | None:
+def make_shard(chunk: prepare.Chunk, out: Path, options: blender.SceneOptions, seed: int) -> dict | None:
     """Render and write one shard; None when no object of it could be used."""
     failed: dict[str, str] = {}
     scenes: list[Scene] = []
     captions = [row.caption for row in chunk.rows]
     assets = [blender.Asset(row.id, row.path, prepare.object_seed(row.id, seed)) for row in chunk.rows]
-    for row, rendered in zip(chunk.rows, blender.render_assets(assets, options, SCRIPT), strict=True):
+    for row, rendered in zip(chunk.rows, blender.render_assets(assets, options, blender.SCENE_SCRIPT), strict=True):
         if rendered.error:
             failed[row.id] = rendered.error
         else:
@@ -233,9 +219,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--assets", type=Path, required=True, help="folder with objects.csv or GLB files")
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
     parser.add_argument("--split", choices=[*prepare.SPLITS, "all"], default="all")
-    parser.add_argument("--scenes", type=int, default=SCENES_PER_OBJECT, help="scenes an object")
-    parser.add_argument("--size", type=int, default=SIZE, help="pixels of a picture's side")
-    parser.add_argument("--samples", type=int, default=SAMPLES, help="Cycles samples a pixel, denoised")
+    parser.add_argument("--scenes", type=int, default=DEFAULTS.scenes, help="scenes an object")
+    parser.add_argument("--size", type=int, default=DEFAULTS.size, help="pixels of a picture's side")
+    parser.add_argument("--samples", type=int, default=DEFAULTS.samples, help="Cycles samples a pixel, denoised")
     parser.add_argument("--limit", type=int, default=None, help="objects a split")
     parser.add_argument("--workers", type=int, default=2, help="Blender processes of one thread each")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other scenes of the same objects")
@@ -249,7 +235,7 @@ def main(argv: list[str] | None = None) -> int:
             return
         near = tuple(str(row.path.resolve()) for row in chunk.rows)
         started = time.monotonic()
-        options = SceneOptions(near, arguments.scenes, arguments.size, arguments.samples)
+        options = blender.SceneOptions(near, arguments.scenes, arguments.size, arguments.samples)
         entry = make_shard(chunk, out, options, arguments.seed)
         with lock:
             counts = shards.write_index(out)["counts"]

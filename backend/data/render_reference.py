@@ -1,6 +1,6 @@
 """The script that Blender's Python runs: pictures of objects in scenes of many kinds, each with its point map.
 
-Usage like ``render_objects.py``; job keys are those of ``backend.data.reference_scenes.SceneOptions``. One ``.npz`` an
+Usage like ``render_objects.py``; job keys are those of ``backend.data.blender.SceneOptions``. One ``.npz`` an
 object with S scenes, whose layout is told by ``backend.data.reference_scenes.read_scenes``.
 """
 
@@ -26,14 +26,15 @@ from backend.contract import reference_views  # noqa: E402
 from backend.data import reference_layout, reference_materials, reference_words, render_objects, render_scenes  # noqa: E402
 
 LEAST_OVERLAP = 0.8  # of what is visible and the whole object: the published filter (spec section 10)
-LEAST_PIXELS = 0.03  # of the picture that the object covers
+LEAST_PIXELS = 0.02  # of the picture that the object covers
+LEAST_OF_OTHERS = 0.01  # of the picture that neighbours cover, where there are any: the caption speaks of them
 TRIES = 4  # layouts of a scene that are tried until the object is seen well
 SAME_DEPTH = 2e-3  # of the depth: surfaces this close are the same
 BACKGROUND_DEPTH = 1e8
 GROUND_SIDE, WALL_SIZE = 120.0, (24.0, 6.0)
 MIST_DEPTH = 14.0  # beyond it nothing is seen in fog
-FOG = (0.45, 0.9)  # density behind the object's middle, per metre
-FOG_BEFORE = 0.3  # how much of it is before the object
+FOG = (0.35, 0.75)  # density behind the object's middle, per metre
+FOG_BEFORE = 0.2  # how much of it is before the object
 BRIGHTNESS = {"day": 0.3, "dusk": 0.17, "night": 0.075, "studio": 0.27}  # mean linear light that pictures tend to
 EXPOSURES = (0.35, 3.0)
 
@@ -49,6 +50,7 @@ class Stage:
         lens = bpy.data.cameras.new("camera")
         self.camera = bpy.data.objects.new("camera", lens)
         self.made: list[bpy.types.ID] = []
+        self.solid = bpy.data.materials.new("solid")
 
     def _configure(self) -> None:
         scene = self.scene
@@ -120,7 +122,10 @@ class Stage:
         self.made = []
 
     def passes(self, samples: int, film: bool) -> dict[str, np.ndarray]:
-        """Render; channels of the file. film False: one ray through each pixel's middle, nothing blended."""
+        """Render; channels of the file. film False: one ray through each pixel's middle, nothing blended, glass solid.
+
+        Point maps take no alpha (spec section 3), and those of the object's views do not either.
+        """
         scene, cycles = self.scene, self.scene.cycles
         cycles.samples = samples
         cycles.use_denoising = film
@@ -128,6 +133,7 @@ class Stage:
         cycles.filter_width = 1.5 if film else 0.01
         cycles.max_bounces = 3 if film else 0
         scene.render.film_transparent = not film
+        scene.view_layers[0].material_override = None if film else self.solid
         path = Path(self.job["out"]) / "passes.exr"
         scene.render.filepath = str(path)
         bpy.ops.render.render(write_still=True, scene=scene.name)
@@ -224,13 +230,19 @@ def try_scene(stage: Stage, item: dict, rng: np.random.Generator) -> dict[str, n
     whole = depth < BACKGROUND_DEPTH
     if whole.mean() < LEAST_PIXELS:
         return None
-    kept = [(index, matrix) for index, matrix in zip(chosen, layout.neighbours, strict=True) if matrix is not None]
+    kept = [
+        (index, matrix)
+        for index, matrix, shape in zip(chosen, layout.neighbours, around, strict=True)
+        if matrix is not None and reference_layout.is_seen(shape, matrix, layout.camera)
+    ]
     visible = whole
     if kept:
         for index, matrix in kept:
             stage.put(job["neighbours"][index], matrix)
-        visible = whole & (stage.array(stage.passes(1, film=False), "depth", "Z")[..., 0] > depth * (1.0 - SAME_DEPTH))
-        if visible.sum() <= LEAST_OVERLAP * whole.sum():
+        together = stage.array(stage.passes(1, film=False), "depth", "Z")[..., 0]
+        visible = whole & (together > depth * (1.0 - SAME_DEPTH))
+        others_seen = (together < BACKGROUND_DEPTH) & ~visible
+        if visible.sum() <= LEAST_OVERLAP * whole.sum() or others_seen.mean() < LEAST_OF_OTHERS:
             return None
     stage.plane((GROUND_SIDE, GROUND_SIDE), Matrix.Rotation(rng.uniform(0, 2 * math.pi), 4, "Z"), words.ground, rng)
     if wall:
