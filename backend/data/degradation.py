@@ -11,24 +11,24 @@ import fast_simplification
 import numpy as np
 import torch
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from ..contract.meshes import MeshData
 from ..formats.images import encode_png
+from ..geometry.edge_splitting import with_short_edges
 from ..geometry.mesh_repair import proper_faces
-from ..geometry.mesh_topology import edge_lengths, find_edges, neighbour_means, with_dummies, without_dummies
-from ..geometry.remeshing import split
+from ..geometry.mesh_topology import edge_lengths, find_edges, neighbour_means
 from ..geometry.surface_sampling import SurfacePoints, sample_surface
 from ..geometry.unwrap import unwrap
 from ..rendering.bake import covered_texels, paint
 
 COLOR_SAMPLES = 40_000  # points that stand for the colours of a surface
-WELD = 1e-5  # object units: vertices nearer than this are one
 LONGEST_EDGE = 0.03  # of the mesh that is smoothed: long edges would hardly move
-SPLIT_ROUNDS = 7  # halvings: an edge across the cube becomes shorter than LONGEST_EDGE
 MOST_FACES = 60_000  # a finer mesh is smoothed as it is
 SHARE = 0.5  # of the way to the mean of its neighbours that a vertex goes in a step
 MOST_STEPS = 60
 CELLS_PER_BLUR = 1.5
+LEAST_WEIGHT = 1e-4  # of the densest place: points farther from the surface take its nearest colour
 MOST_CELLS = 128  # of a side of the grid in which colours are blurred
 PLAIN = 0.7
 MOST_LOST = 0.05  # of the box by decimation: loose sheets may lose whole corners, and such a mesh stays as it was
@@ -89,24 +89,8 @@ def smoothed(vertices: np.ndarray, faces: np.ndarray, width: float) -> tuple[np.
     Vertices in one place are made one, long edges are cut, then each step of going half the way to the neighbours'
     mean spreads a place over a quarter of the squared edge length.
     """
-    _, first, place = np.unique(
-        np.rint(np.asarray(vertices, np.float64) / WELD).astype(np.int64),
-        axis=0, return_index=True, return_inverse=True,
-    )  # fmt: skip
-    triangles = place.reshape(-1)[faces]
-    triangles = triangles[(triangles != np.roll(triangles, 1, axis=1)).all(axis=1)]
-    points, cut = with_dummies(
-        torch.from_numpy(np.asarray(vertices, np.float64)[first]), torch.from_numpy(triangles.astype(np.int64))
-    )
-    for _ in range(SPLIT_ROUNDS if width > 0 else 0):
-        edges, of_faces = find_edges(cut, len(points))
-        chosen = edge_lengths(points, edges) > LONGEST_EDGE
-        if not chosen.any() or len(cut) > MOST_FACES:
-            break
-        middles = points[edges[chosen]].mean(dim=1)
-        _, cut = split(points, cut, edges, of_faces, chosen)
-        points = torch.cat([points, middles])
-    points, cut = without_dummies(points, cut)
+    fine, triangles = with_short_edges(vertices, faces, LONGEST_EDGE if width > 0 else np.inf, MOST_FACES)
+    points, cut = torch.from_numpy(fine), torch.from_numpy(triangles)
     if width > 0:
         edges, _ = find_edges(cut, len(points))
         typical = float(edge_lengths(points, edges).square().mean())
@@ -132,4 +116,8 @@ def blurred_colors(surface: SurfacePoints, points: np.ndarray, width: float) -> 
         grid = np.bincount(place, channel, int(np.prod(shape))).reshape(shape)
         grid = ndimage.gaussian_filter(grid, sigma, mode="constant", truncate=3.0)
         channels.append(ndimage.map_coordinates(grid, where, order=1, mode="nearest"))
-    return np.stack(channels[:3], axis=1) / np.maximum(channels[3], 1e-12)[:, None]
+    colors = np.stack(channels[:3], axis=1) / np.maximum(channels[3], 1e-12)[:, None]
+    far = channels[3] < LEAST_WEIGHT * channels[3].max(initial=1e-12)  # decimation moved the surface away
+    if far.any():
+        colors[far] = surface.colors[cKDTree(surface.points).query(points[far])[1]]
+    return colors

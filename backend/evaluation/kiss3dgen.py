@@ -6,6 +6,7 @@ Parts, chosen with `--parts`; each is one entry of the report's summary:
 * text: a bundle from each object's caption; does a classifier that knows real bundles name the right category, how
   often does it for the objects themselves, and how much do bundles of other seeds differ;
 * photo: a mesh from one unseen view, in the columns of `evaluate cupid` that need no camera;
+* enhance: meshes made worse on purpose come back how much nearer to what they were (`kiss3dgen_enhance.py`);
 * edit: true bundles asked to be another colour: does the hue go there, does the outline stay.
 """
 
@@ -26,6 +27,7 @@ from backend.contract.meshes import mesh_from_bytes
 from backend.data.blender import BlenderNotFound
 from backend.data.bundles import BundleDataset
 from backend.evaluation import bundle_classifier, metrics
+from backend.evaluation import kiss3dgen_enhance as enhance
 from backend.evaluation import kiss3dgen_reconstruct as reconstruct
 from backend.evaluation.views import views_from_assets
 from backend.formats.images import encode_png
@@ -40,9 +42,9 @@ logger = logging.getLogger(__name__)
 
 SEEDS = 3  # bundles a caption for the diversity
 EDIT_COLORS = ("red", "green", "blue", "yellow")
-PARTS = ("reconstruct", "text", "photo", "edit")
+PARTS = ("reconstruct", "text", "photo", "enhance", "edit")
 SAMPLES = 4000
-RECONSTRUCTED = 40  # objects, without --limit
+RECONSTRUCTED = 40  # objects, without --limit; as many are enhanced
 
 
 def with_mask(picture: np.ndarray) -> np.ndarray:
@@ -137,7 +139,9 @@ def measure_edit(system: KissSystem, options: argparse.Namespace) -> dict[str, A
         true = pictures[index]
         before = bundle.split(true[..., :3] / np.float32(255.0))
         prompt = colors.with_color(dataset.captions[index], color)
-        request = Request(prompt=prompt, seed=options.seed, weights=options.weights, strength=options.strength)
+        request = Request(
+            prompt=prompt, seed=options.seed, weights=options.weights, strength=options.strength, steps=options.steps
+        )
         after = bundle.split(
             bundle_from_bundle(system.networks(request), true[..., :3] / np.float32(255.0), request, Hooks())
         )
@@ -173,8 +177,19 @@ def measure_reconstruct(_: KissSystem, options: argparse.Namespace) -> dict[str,
     return {"objects": entries, "summary": reconstruct.summarise(entries)}
 
 
+def measure_enhance(system: KissSystem, options: argparse.Namespace) -> dict[str, Any]:
+    """The part enhance."""
+    parameters = {"seed": options.seed, "weights": options.weights, "steps": options.steps}
+    parameters |= {"strength": options.strength, "texture_size": enhance.TEXTURE_SIZE}
+    limit = options.limit or RECONSTRUCTED
+    return enhance.measure_enhance(
+        system, options.assets, options.split, limit, options.seed, parameters, options.stand_in
+    )
+
+
 MEASURES: dict[str, Callable[[KissSystem, argparse.Namespace], dict[str, Any]]] = {
-    "reconstruct": measure_reconstruct, "text": measure_text, "photo": measure_photo, "edit": measure_edit,
+    "reconstruct": measure_reconstruct, "text": measure_text, "photo": measure_photo, "enhance": measure_enhance,
+    "edit": measure_edit,
 }  # fmt: skip
 
 
@@ -189,7 +204,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--split", default="val")
     parser.add_argument("--limit", type=int, help="objects at most")
     parser.add_argument("--diversity", type=int, default=20, help="captions that are made with several seeds")
-    parser.add_argument("--strength", type=float, help="of edits; default: the flow's own")
+    parser.add_argument("--strength", type=float, help="of edits and enhancing; default: the flow's own")
+    parser.add_argument("--steps", type=int, help="of edits and enhancing; default: the flow's own")
+    parser.add_argument("--stand-in", choices=enhance.STAND_INS, default="", help="bounds of enhancing: true or same")
     parser.add_argument("--size", type=int, default=256, help="tile of the true bundles that are reconstructed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", default="mini")

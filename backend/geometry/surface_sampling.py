@@ -47,7 +47,7 @@ def sample_surface(mesh: MeshData, count: int, seed: int = 0) -> SurfacePoints:
     weights = np.concatenate([1 - u, u * (1 - v), u * v], axis=1)
     normals = np.cross(along, across)
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
-    return SurfacePoints(points, normals, _colors(mesh, chosen, weights))
+    return SurfacePoints(points, normals, colors_at(mesh, chosen, weights))
 
 
 def _areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -64,7 +64,7 @@ def _areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return np.asarray(np.sqrt(squares))
 
 
-def _colors(mesh: MeshData, chosen: np.ndarray, weights: np.ndarray) -> np.ndarray | None:
+def colors_at(mesh: MeshData, chosen: np.ndarray, weights: np.ndarray) -> np.ndarray | None:
     """Colours [N,3] at `weights` [N,3] in the faces `chosen` [N]: of the texture, else of the vertices."""
     if mesh.texture and mesh.uvs is not None:
         texture = np.asarray(Image.open(io.BytesIO(mesh.texture)).convert("RGB"), np.float64) / 255.0

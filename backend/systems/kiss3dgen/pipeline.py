@@ -28,7 +28,7 @@ from backend.systems.base import ArtifactData, Hooks, RunResult
 from backend.systems.cutout.crop import crop_to_content
 from backend.systems.cutout.masking import find_object
 from backend.systems.finishing import with_pivot
-from backend.systems.kiss3dgen import bundle, reconstruct
+from backend.systems.kiss3dgen import bundle, enhance, reconstruct
 from backend.systems.kiss3dgen.flows import StageOneFlow, read_flows
 from backend.systems.kiss3dgen.flux import places
 from backend.systems.kiss3dgen.flux.networks import PUBLISHED, FluxNetworks, load_flux
@@ -50,6 +50,7 @@ REFERENCE_MODELS = ("zero123plus", "kiss3dgen_flexgen", "kiss3dgen_lrm")
 """In the catalogue: what a photo's reference bundle takes; without them the photo speaks through Redux alone."""
 NARROW = "The small weights know game props and furniture; expect less of anything else."
 """What an artist should know of mini whatever was asked."""
+MOST_FACES = 500_000  # of a shape while it is refined: noise would take millions, and gigabytes
 EMPTY = "The bundle shows no object, so there is no mesh; try another seed or say what it is in other words."
 
 TaskFunction = Callable[[FluxNetworks, dict[str, bytes], Request, Hooks], RunResult]
@@ -101,6 +102,12 @@ def flow_of(networks: FluxNetworks, name: str) -> StageOneFlow:
     flows = read_flows()
     own = f"{name}_mini"
     return flows.stage_one(own if networks.settings.text == "minilm" and own in flows.stage1 else name)
+
+
+def mesh_flow(networks: FluxNetworks, request: Request) -> StageOneFlow:
+    """The row for a mesh; small weights change less of it where no sentence asks for a change."""
+    small = networks.settings.text == "minilm"
+    return flow_of(networks, "enhance" if small and not request.prompt.strip() else "mesh")
 
 
 def spoken(networks: FluxNetworks, request: Request, photo: np.ndarray | None = None) -> Prompt:
@@ -166,8 +173,8 @@ def has_reference_models() -> bool:
 def bundle_from_bundle(networks: FluxNetworks, picture: np.ndarray, request: Request, hooks: Hooks) -> np.ndarray:
     """The bundle picture [2S,4S,3] of a rendered one [2S',4S',3], enhanced, or edited as the prompt says."""
     hooks.stage("sample_bundle")
-    flow = flow_of(networks, "mesh")
-    settings = flow.settings(request.steps if request.steps else networks.settings.steps, request.strength)
+    flow = mesh_flow(networks, request)
+    settings = flow.settings(request.steps, request.strength)
     control = picture if flow.needs_control and "controlnet" in networks else None
     if control is None:
         settings = replace(settings, control_scale=0.0)
@@ -203,14 +210,30 @@ def object_from_photo(networks: FluxNetworks, inputs: dict[str, bytes], request:
 
 
 def refined_object(networks: FluxNetworks, inputs: dict[str, bytes], request: Request, hooks: Hooks) -> RunResult:
-    """Task refine_mesh. inputs: bundle (the mesh's, a PNG of 2 x 4 tiles); mesh, which is not read by this flow."""
+    """Task refine_mesh. inputs: bundle (the mesh's, a PNG of 2 x 4 tiles); mesh.
+
+    Weights of smaller tiles than were sent change the mesh that is given (`enhance.py`); published ones, and where no
+    mesh is given, make one of the bundle.
+    """
     _only(inputs, ("bundle", "mesh"))
     if "bundle" not in inputs:
         raise MaquetteError("bad_input", "Kiss3DGen needs the bundle picture of the mesh; select a mesh.")
     shown = on_white(decode_image(inputs["bundle"]).rgba)
+    given = given_mesh(inputs["mesh"]) if "mesh" in inputs and request.start is None else None
     hooks.preview(inputs["bundle"])
-    picture = bundle_from_bundle(networks, shown, request, hooks)
-    return _result(networks, picture, MESH, request, hooks)
+    made = bundle_from_bundle(networks, shown, request, hooks)
+    if shown.shape[0] <= made.shape[0]:
+        return _result(networks, made, MESH, request, hooks)
+    seen = enhance.seen_by(networks, shown)
+    picture = enhance.transferred(shown, seen, made)
+    if given is None:
+        return _result(networks, picture, MESH, request, hooks)
+    hooks.preview(encode_png(picture))
+    hooks.stage(reconstruct.STAGES[1])
+    change = enhance.change_between(seen, made)
+    hooks.check_cancelled()
+    mesh = enhance.changed_mesh(given, shown, change, request.finish)
+    return _result(networks, picture, MESH, request, hooks, mesh=mesh)
 
 
 TASKS: dict[str, TaskFunction] = {TEXT: object_from_text, IMAGE: object_from_photo, MESH: refined_object}
@@ -242,18 +265,32 @@ def mesh_of(picture: np.ndarray, request: Request, hooks: Hooks, device: str = "
     if request.weights == PUBLISHED:
         row = read_flows().isomer_of(flow)
         isomer = settings_for(views.size, row.stage1_steps, row.stage2_steps, row.radius)
+        isomer = replace(isomer, most_faces=min(isomer.most_faces or MOST_FACES, MOST_FACES))
     settings = reconstruct.ReconstructSettings(
         start=request.start or "hull", finish=request.finish, isomer=isomer, device=device
     )
     return reconstruct.reconstruct(views, settings, hooks)
 
 
+def given_mesh(data: bytes) -> MeshData:
+    """A mesh sent with a job. Errors: `MaquetteError` bad_input."""
+    try:
+        mesh = meshes.mesh_from_bytes(data)
+    except meshes.MeshError as error:
+        raise MaquetteError("bad_input", "The mesh cannot be read; send it again from Blender.", str(error)) from error
+    if not len(mesh.faces):
+        raise MaquetteError("bad_input", "The mesh has no faces; select one with a surface.")
+    return mesh
+
+
 def _result(
-    networks: FluxNetworks, picture: np.ndarray, task: str, request: Request, hooks: Hooks, said: Prompt | None = None
-) -> RunResult:
+    networks: FluxNetworks, picture: np.ndarray, task: str, request: Request, hooks: Hooks,
+    said: Prompt | None = None, mesh: MeshData | None = None,
+) -> RunResult:  # fmt: skip
     bundle_png = encode_png(picture)
     hooks.preview(bundle_png)
-    mesh = mesh_of(picture, request, hooks, str(networks.device), ISOMER_FLOWS[task])
+    if mesh is None:
+        mesh = mesh_of(picture, request, hooks, str(networks.device), ISOMER_FLOWS[task])
     shown = thumbnail(mesh)
     notes = [NARROW] if request.weights == "mini" else []
     notes += [said.note] if said is not None and said.note else []
@@ -267,7 +304,7 @@ def _result(
         "prompt": request.prompt.strip(),
         "prompt_used": request.prompt.strip() if said is None else said.text,
         "seed": request.seed,
-        "steps": request.steps or networks.settings.steps,
+        "steps": request.steps or (mesh_flow(networks, request).steps if task == MESH else networks.settings.steps),
         "weights": request.weights,
         "config": request.config,
         "base": request.base if request.weights != "mini" else "",
