@@ -111,9 +111,7 @@ def followed(world_to_camera: np.ndarray, before: Sequence[float], target: bpy.t
     return matrix
 
 
-def seen_with(
-    world_to_camera: np.ndarray, intrinsics: np.ndarray, lens: np.ndarray, middle: np.ndarray
-) -> np.ndarray:
+def seen_with(world_to_camera: np.ndarray, intrinsics: np.ndarray, lens: np.ndarray, middle: np.ndarray) -> np.ndarray:
     """`world_to_camera` [4,4] shifted so that a camera with `lens` [3,3] shows `middle` [3] where `intrinsics` do."""
     there = world_to_camera[:3, :3] @ middle + world_to_camera[:3, 3]
     image = intrinsics @ there

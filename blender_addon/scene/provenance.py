@@ -18,9 +18,7 @@ def store(target: bpy.types.Object, provenance: dict[str, Any]) -> None:
 
 def made_from(scene: bpy.types.Scene, job_id: str) -> list[bpy.types.Object]:
     """The objects with a mesh in the scene that are results of the job."""
-    return [
-        item for item in scene.objects if item.type == "MESH" and (read(item) or {}).get("job_id") == job_id
-    ]
+    return [item for item in scene.objects if item.type == "MESH" and (read(item) or {}).get("job_id") == job_id]
 
 
 def read(target: bpy.types.Object | None) -> dict[str, Any] | None:
