@@ -72,24 +72,32 @@ def contact_sheet(results: Sequence[Result], entries: Sequence[dict[str, Any]], 
     """Draw `results` with the numbers of their report `entries` (same order). Errors: `MaquetteError` without any."""
     if not results:
         raise MaquetteError("bad_input", "There is no result for a contact sheet; evaluate at least one view.")
-    columns = min(COLUMNS, len(results))
-    rows = math.ceil(len(results) / columns)
-    cell = len(HEADINGS) * PANEL + (len(HEADINGS) - 1) * GAP
+    sheet, draw, places = ruled_sheet(len(results), title, HEADINGS)
+    for (x, y), result, entry in zip(places, results, entries, strict=False):
+        for place, panel in enumerate(panels(result)):
+            sheet.paste(panel, (x + place * (PANEL + GAP), y))
+        draw.text((x, y + PANEL + 2), caption(entry), FAINT, font(12))
+    return sheet
+
+
+def ruled_sheet(
+    count: int, title: str, headings: Sequence[str]
+) -> tuple[Image.Image, ImageDraw.ImageDraw, list[tuple[int, int]]]:
+    """A sheet with room for `count` results of a panel for each heading, what draws on it, and their corners."""
+    columns = min(COLUMNS, count)
+    rows = math.ceil(count / columns)
+    cell = len(headings) * PANEL + (len(headings) - 1) * GAP
     pitch = PANEL + CAPTION + MARGIN // 2
     top = MARGIN + 2 * CAPTION + MARGIN // 2
     sheet = Image.new("RGB", (columns * (cell + MARGIN) + MARGIN, top + rows * pitch + MARGIN // 2), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN - 8), title, INK, font(16))
     for column in range(columns):
-        for place, heading in enumerate(HEADINGS):
+        for place, heading in enumerate(headings):
             x = MARGIN + column * (cell + MARGIN) + place * (PANEL + GAP)
             draw.text((x, top - CAPTION - 4), heading, FAINT, font(12))
-    for index, (result, entry) in enumerate(zip(results, entries, strict=False)):
-        x, y = MARGIN + index % columns * (cell + MARGIN), top + index // columns * pitch
-        for place, panel in enumerate(panels(result)):
-            sheet.paste(panel, (x + place * (PANEL + GAP), y))
-        draw.text((x, y + PANEL + 2), caption(entry), FAINT, font(12))
-    return sheet
+    places = [(MARGIN + i % columns * (cell + MARGIN), top + i // columns * pitch) for i in range(count)]
+    return sheet, draw, places
 
 
 def caption(entry: dict[str, Any]) -> str:

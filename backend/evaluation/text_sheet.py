@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from backend.contract.errors import MaquetteError
 from backend.contract.meshes import MeshData
-from backend.evaluation.contact_sheet import BACKGROUND, CAPTION, FAINT, GAP, INK, MARGIN, PANEL, font, side_view
+from backend.evaluation.contact_sheet import FAINT, GAP, PANEL, font, ruled_sheet, side_view
 from backend.systems.base import Hooks
 from backend.systems.kiss3dgen.pipeline import KissSystem, bundle_from_text, mesh_of
 from backend.systems.kiss3dgen.request import Request
@@ -36,7 +36,6 @@ SENTENCES = (
     "a bed", "a robot", "a spaceship",
     "a grand piano", "a giraffe", "a bicycle",
 )  # fmt: skip
-COLUMNS = 3
 HEADINGS = ("bundle", "", "mesh", "from behind")
 SIDES = (math.radians(30.0), math.radians(210.0))  # turned from the front
 
@@ -54,20 +53,8 @@ def text_sheet(results: Sequence[Made], title: str) -> Image.Image:
     """Draw all results in their order. Errors: `MaquetteError` without any."""
     if not results:
         raise MaquetteError("bad_input", "There is no result for a sheet; give at least one sentence.")
-    columns = min(COLUMNS, len(results))
-    rows = math.ceil(len(results) / columns)
-    cell = len(HEADINGS) * (PANEL + GAP) - GAP
-    pitch = PANEL + CAPTION + MARGIN // 2
-    top = MARGIN + 2 * CAPTION + MARGIN // 2
-    sheet = Image.new("RGB", (columns * (cell + MARGIN) + MARGIN, top + rows * pitch + MARGIN // 2), BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN - 8), title, INK, font(16))
-    for column in range(columns):
-        for place, heading in enumerate(HEADINGS):
-            x = MARGIN + column * (cell + MARGIN) + place * (PANEL + GAP)
-            draw.text((x, top - CAPTION - 4), heading, FAINT, font(12))
-    for index, result in enumerate(results):
-        x, y = MARGIN + index % columns * (cell + MARGIN), top + index // columns * pitch
+    sheet, draw, places = ruled_sheet(len(results), title, HEADINGS)
+    for (x, y), result in zip(places, results, strict=True):
         shown = Image.fromarray(np.rint(255 * result.picture.clip(0, 1)).astype(np.uint8))
         sheet.paste(shown.resize((2 * PANEL, PANEL), Image.Resampling.LANCZOS), (x, y))
         for place, turn in enumerate(SIDES if result.mesh is not None else ()):

@@ -6,13 +6,13 @@ random weights for measuring (`configs/mid.json`). The networks are described as
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backend.contract.errors import MaquetteError
+from backend.systems.configuration import read_configuration
 
 from .lora import RANK
 
@@ -50,16 +50,7 @@ class Settings:
 
 def read_config(config: str) -> dict[str, Any]:
     """The configuration `mini`, `mid` or `full`, or a JSON file. Errors: `MaquetteError` bad_input."""
-    path = CONFIG_FOLDER / f"{config}.json"
-    if not path.exists():
-        path = Path(config)
-    try:
-        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MaquetteError(
-            "bad_input", f"There is no RefAny3D configuration {config!r}; use mini or full.", detail=str(error)
-        ) from error
-    return loaded
+    return read_configuration(CONFIG_FOLDER, config, "RefAny3D")
 
 
 def read_settings(config: Mapping[str, Any]) -> Settings:
