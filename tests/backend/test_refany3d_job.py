@@ -74,7 +74,7 @@ def test_pictures_previews_and_report(process: BackendProcess, parameters: dict[
     assert [event.stage for event in events if event.kind == "stage"] == [
         "prepare", "encode_conditions", "sample", "solve_camera", "finish",
     ]  # fmt: skip
-    assert sum(event.kind == "preview" for event in events) >= 2
+    assert any(event.kind == "preview" for event in events)  # a quick machine skips what nobody could watch
 
 
 def test_cancel_stops_the_sampler(process: BackendProcess, parameters: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from backend.contract.errors import MaquetteError
 from backend.data import crops, shards, surface, views
 from backend.geometry.dual_marching_cubes import extract_mesh
 from backend.nn.sparse_tensor import SparseTensor
-from backend.systems.cupid import slat_data, train
+from backend.systems.cupid import model, slat_data, train
 from backend.systems.cupid.mesh_cleanup import visible_parts
 from backend.systems.cupid.model import build
 from backend.systems.cupid.train_slat_flow import SLatFlow
@@ -97,7 +97,7 @@ def config(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     """The encoder of mini (surface features at 32^3), and of the published kind (image tokens at 64^3)."""
     content = configuration(32, slat_data.SURFACE_CHANNELS) if request.param == "surface" else configuration(64, 16)
     (tmp_path / f"{request.param}.json").write_text(json.dumps(content))
-    monkeypatch.setattr(train, "CONFIGS", tmp_path)
+    monkeypatch.setattr(model, "CONFIG_FOLDER", tmp_path)
     return str(request.param)
 
 
@@ -255,7 +255,7 @@ def test_both_stages_run_export_and_load(config: str, data: Path, tmp_path: Path
 
 def test_the_loss_falls_on_one_object(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "one.json").write_text(json.dumps(configuration(32, slat_data.SURFACE_CHANNELS)))
-    monkeypatch.setattr(train, "CONFIGS", tmp_path)
+    monkeypatch.setattr(model, "CONFIG_FOLDER", tmp_path)
     stage = SLatVae(asked("slat_vae", data, tmp_path, "one"))
     optimizer = torch.optim.AdamW(stage.module.parameters(), lr=3e-3)
     losses = []
@@ -281,7 +281,7 @@ def test_mirrored_views_agree_with_the_mirrored_picture() -> None:
 
 def test_a_stage_without_its_predecessor_says_so(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "one.json").write_text(json.dumps(configuration(32, slat_data.SURFACE_CHANNELS)))
-    monkeypatch.setattr(train, "CONFIGS", tmp_path)
+    monkeypatch.setattr(model, "CONFIG_FOLDER", tmp_path)
     monkeypatch.setattr("backend.systems.cupid.train_slat_vae.MINI_WEIGHTS", tmp_path / "nothing")
     with pytest.raises(MaquetteError, match="image_encoder"):
         train.train(asked("slat_flow", data, tmp_path, "one"))
@@ -294,7 +294,7 @@ def test_an_image_encoder_of_another_width_is_refused(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "one.json").write_text(json.dumps(configuration(64, 24)))
-    monkeypatch.setattr(train, "CONFIGS", tmp_path)
+    monkeypatch.setattr(model, "CONFIG_FOLDER", tmp_path)
     give_image_encoder(tmp_path / "weights", "one")
     with pytest.raises(MaquetteError, match="24 channels"):
         train.train(asked("slat_vae", data, tmp_path, "one"))

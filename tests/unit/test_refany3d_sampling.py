@@ -56,10 +56,12 @@ def test_conditions_are_the_views_and_then_their_point_maps() -> None:
     tokens = encoding.condition_tokens(vae, views, points)
     assert tokens.shape == (1, 8, (SIZE // 16) ** 2, 16)
     alone = encoding.condition_tokens(vae, points[2:3], views[1:2])
-    torch.testing.assert_close(tokens[:, [6, 1]], alone)
-    torch.testing.assert_close(tokens, encoding.condition_tokens(vae, views / 255.0, points / 255.0))
+    torch.testing.assert_close(tokens[:, [6, 1]], alone, rtol=1e-4, atol=1e-4)
+    again = encoding.condition_tokens(vae, views / 255.0, points / 255.0)
+    torch.testing.assert_close(tokens, again, rtol=1e-4, atol=1e-4)
     black = encoding.black_tokens(vae, SIZE)
-    torch.testing.assert_close(black, encoding.condition_tokens(vae, 0 * views[:1], 0 * points[:1])[:, 0])
+    alone = encoding.condition_tokens(vae, 0 * views[:1], 0 * points[:1])[:, 0]
+    torch.testing.assert_close(black, alone, rtol=1e-4, atol=1e-4)
 
 
 def test_profiles_name_what_they_take() -> None:
