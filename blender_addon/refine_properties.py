@@ -15,12 +15,12 @@ class MaquetteRefineSettings(EngineSettings, MeshSettings, bpy.types.PropertyGro
         name="Purpose",
         items=[
             ("ENHANCE", "Enhance", "The same object, with more detail in shape and colour"),
-            ("EDIT", "Edit", "Another object with this one's outline, as a sentence says"),
+            ("EDIT", "Edit", "The object as a sentence says, with this one's outline"),
         ],
     )
     prompt: StringProperty(
         name="Text",
-        description="What the result shows, in a few plain English words; without any, the object's name says it",
+        description="What the result shows, in a few plain English words",
         maxlen=LONGEST_PROMPT,
     )
     enhance_strength: FloatProperty(

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -34,8 +33,9 @@ MOST_TRIANGLES = 1_000_000  # a finer mesh shows nothing more in pictures of 512
 LEAST_AREA = 1e-6  # of the surface, where the longest side is 1
 MOST_STRETCH = 1e6  # longest over shortest axis of an object that has a size
 TICK_SECONDS, WAIT_SECONDS = 0.05, 0.5
-# What Blender itself calls new objects: says nothing about what the artist made of them.
-_PLAIN_NAMES = {"cube", "sphere", "icosphere", "cylinder", "cone", "torus", "plane", "circle", "grid", "mesh", "object"}
+NO_TEXT = (
+    'There is no text. Say what the mesh is to become, for example "a red chair"; to keep it as it is, choose Enhance.'
+)
 _KINDS = {"CAMERA": "a camera", "LIGHT": "a light", "EMPTY": "an empty", "ARMATURE": "an armature"}
 
 
@@ -120,9 +120,9 @@ def looking_at(context: bpy.types.Context) -> Looking:
     scene, settings = context.scene, context.scene.maquette_refine
     if context.mode != "OBJECT":
         raise MaquetteError("bad_input", "The mesh is being edited. Switch to Object Mode and try again.")
-    prompt = clean_prompt(settings.prompt)
+    prompt = prompt_of(settings)
     if settings.purpose == "EDIT" and not prompt:
-        raise MaquetteError("bad_input", 'There is no text. Say what the result is to be, for example "a red chair".')
+        raise MaquetteError("bad_input", NO_TEXT)
     item = chosen_object(context)
     if settings.destination == "REPLACE":
         _check_replaceable(item)
@@ -144,7 +144,7 @@ def looking_at(context: bpy.types.Context) -> Looking:
         targets=(target,), cube_to_world=tuple(cube_to_world.ravel().tolist()),
         replace=settings.destination == "REPLACE",
     )  # fmt: skip
-    parameters = parameters_of(settings, prompt or words_of(item.name))
+    parameters = parameters_of(settings, prompt)
     record = JobRecord(
         uuid.uuid4().hex, item.name, settings.engine, REFINE, parameters, intent_to_json(intent), "", time.time()
     )
@@ -169,6 +169,12 @@ def chosen_object(context: bpy.types.Context) -> bpy.types.Object:
     return item
 
 
+def prompt_of(settings: bpy.types.PropertyGroup) -> str:
+    """What the job is told: Edit's text. The engine edits what it is told a sentence for, so Enhance tells none, even
+    where a text still stands in the panel."""
+    return clean_prompt(settings.prompt) if settings.purpose == "EDIT" else ""
+
+
 def parameters_of(settings: bpy.types.PropertyGroup, prompt: str) -> dict[str, Any]:
     """The parameters of the job that the Refine panel describes."""
     strength = settings.edit_strength if settings.purpose == "EDIT" else settings.enhance_strength
@@ -179,17 +185,14 @@ def parameters_of(settings: bpy.types.PropertyGroup, prompt: str) -> dict[str, A
     return wanted | requesting.mesh_parameters(settings)
 
 
-def words_of(name: str) -> str:
-    """An object's name as words: "WoodenChair_01.002" says "wooden chair"; a name that says nothing, "an object"."""
-    words = re.sub(r"([a-z])([A-Z])", r"\1 \2", re.sub(r"[\d_.\-]+", " ", name)).lower().split()
-    return "an object" if not words or set(words) <= _PLAIN_NAMES else " ".join(words)
-
-
 def restore_refine(settings: bpy.types.PropertyGroup, intent: ApplyIntent, parameters: dict[str, Any]) -> None:
     """Make the panel what it was when a job had the `parameters`."""
-    settings.prompt = parameters.get("prompt", "")
-    strength = float(parameters.get("strength", settings.enhance_strength))
-    settings.enhance_strength = settings.edit_strength = strength
+    prompt = parameters.get("prompt", "")
+    settings.purpose = "EDIT" if prompt else "ENHANCE"
+    if prompt:
+        settings.prompt = prompt
+    if "strength" in parameters:
+        setattr(settings, f"{settings.purpose.lower()}_strength", float(parameters["strength"]))
     settings.destination = "REPLACE" if intent.replace else "BESIDE"
     requesting.restore_mesh(settings, parameters)
 

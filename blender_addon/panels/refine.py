@@ -1,4 +1,4 @@
-"""The Refine panel: what is selected, enhance or edit it, in which words, how much, and where the result goes."""
+"""The Refine panel: what is selected, enhance it or edit it by a sentence, how much, and where the result goes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from . import widgets
 from .models import draw_choice
 
 BUTTONS = {"ENHANCE": ("Enhance", "MOD_SUBSURF"), "EDIT": ("Edit", "GREASEPENCIL")}
-HINTS = {"ENHANCE": "What it is (optional)", "EDIT": "What it is to be: a red wooden chair"}
+HINT = "What it is to become: a red chair"
 
 
 class MAQUETTE_PT_refine(widgets.SidebarPanel, bpy.types.Panel):
@@ -23,7 +23,8 @@ class MAQUETTE_PT_refine(widgets.SidebarPanel, bpy.types.Panel):
         active = context.view_layer.objects.active
         chosen = active is not None and active in context.selected_objects
         widgets.sentence(layout, context, active.name if chosen else "Select the mesh to refine.", icon="OBJECT_DATA")
-        layout.prop(settings, "prompt", text="", placeholder=HINTS[settings.purpose])
+        if settings.purpose == "EDIT":
+            layout.prop(settings, "prompt", text="", placeholder=HINT)
         column = layout.column()
         column.use_property_split = True
         column.use_property_decorate = False

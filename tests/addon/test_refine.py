@@ -90,11 +90,11 @@ def sent_mesh(job_id: str):
 
 
 def test_what_is_sent(statue):
-    job_id = press(prompt="", enhance_strength=0.3, seed=9, triangles=700)
+    job_id = press(prompt="left from an edit", enhance_strength=0.3, seed=9, triangles=700)
     record = store().get(job_id)
     assert (record.task, record.system, record.title) == ("refine_mesh", "cube", "OldStatue_01")
     assert record.parameters == {
-        "prompt": "old statue", "strength": 0.3, "seed": 9, "steps": 2, "weights": "mini", "triangles": 700,
+        "prompt": "", "strength": 0.3, "seed": 9, "steps": 2, "weights": "mini", "triangles": 700,
     }  # fmt: skip
     assert record.report["inputs"] == ["bundle", "mesh"] and sorted(record.more_inputs) == ["bundle", "mesh"]
     mesh = sent_mesh(job_id)
@@ -219,15 +219,20 @@ def test_a_mirrored_object_keeps_its_outside_outside(statue):
 
 
 def test_edit_needs_a_text_and_has_a_strength_of_its_own(statue):
-    with pytest.raises(RuntimeError, match="There is no text"):
+    with pytest.raises(RuntimeError, match="There is no text.*choose Enhance"):
         press(purpose="EDIT", prompt=" ")
     job_id = press(purpose="EDIT", prompt="a red statue", edit_strength=0.8)
     assert store().get(job_id).parameters["prompt"] == "a red statue"
     assert store().get(job_id).parameters["strength"] == pytest.approx(0.8)
+    plain = press(purpose="ENHANCE", enhance_strength=0.3)
     refine = bpy.context.scene.maquette_refine
-    refine.prompt, refine.seed, refine.destination = "", 3, "REPLACE"
+    refine.prompt, refine.seed, refine.destination, refine.edit_strength = "", 3, "REPLACE", 0.5
     assert bpy.ops.maquette.restore_inputs(job_id=job_id) == {"FINISHED"}
-    assert (refine.prompt, refine.seed, refine.destination) == ("a red statue", 0, "BESIDE")
+    assert (refine.purpose, refine.prompt, refine.seed, refine.destination) == ("EDIT", "a red statue", 0, "BESIDE")
+    assert (refine.edit_strength, refine.enhance_strength) == pytest.approx((0.8, 0.3))
+    assert bpy.ops.maquette.restore_inputs(job_id=plain) == {"FINISHED"}
+    assert (refine.purpose, refine.prompt) == ("ENHANCE", "a red statue")  # a text stays for the next edit
+    assert (refine.edit_strength, refine.enhance_strength) == pytest.approx((0.8, 0.3))
 
 
 def test_it_can_be_sent_again_after_the_object_changed(statue):
@@ -334,17 +339,3 @@ def test_a_change_in_between_is_told(statue, change, sentence):
     bpy.context.view_layer.update()
     assert refining.advance() is None
     assert sentence in refining.trouble() and refining.progress() == ("", 0) and store().all() == []
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("WoodenChair_01.002", "wooden chair"),
-        ("space-truck", "space truck"),
-        ("Cube.001", "an object"),
-        ("Ölfass", "ölfass"),
-        ("12", "an object"),
-    ],
-)
-def test_a_name_says_what_it_is(blender, name, words):
-    assert module("operators.refining").words_of(name) == words

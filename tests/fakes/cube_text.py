@@ -27,7 +27,7 @@ def bundle(shade: int) -> bytes:
 
 def files(task: str, box: MeshData, inputs: dict[str, bytes], parameters: dict[str, Any]) -> tuple[ArtifactData, ...]:
     """Mesh and bundle. Errors: `MaquetteError` when the text is missing, or what was sent is not of the agreed form."""
-    if not parameters.get("prompt"):
+    if task == TEXT and not parameters.get("prompt"):
         raise MaquetteError("bad_input", "There is no text. Say what to make.")
     mesh, picture = box, bundle(255)
     if task == REFINE:

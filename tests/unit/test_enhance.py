@@ -21,6 +21,8 @@ from backend.rendering.bundle_views import draw_bundle
 from backend.systems.base import Hooks
 from backend.systems.finishing import FinishOptions
 from backend.systems.kiss3dgen import bundle, enhance, pipeline
+from backend.systems.kiss3dgen.flows import read_flows
+from backend.systems.kiss3dgen.flux.config import read_config, read_settings
 from backend.systems.kiss3dgen.flux.networks import PUBLISHED
 from backend.systems.kiss3dgen.isomer.settings import IsomerSettings
 from backend.systems.kiss3dgen.request import Request
@@ -94,7 +96,19 @@ def test_a_mesh_of_ones_own_is_what_is_refined(tiny: dict[str, object]) -> None:
     made = mesh_from_bytes({item.name: item.data for item in result.artifacts}["asset.mesh"])
     assert np.abs(made.vertices.max(axis=0) - [0.5, 0.3, 0.2]).max() < 0.03
     assert np.abs(made.vertices.min(axis=0) + [0.5, 0.3, 0.2]).max() < 0.03
-    assert result.report["steps"] == 2
+    assert result.report["steps"] == 2 and result.report["purpose"] == "enhance"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "purpose"), [("", "enhance"), (" \n", "enhance"), ("make it red", "edit"), (" a red chair ", "edit")]
+)
+def test_a_sentence_asks_for_an_edit_and_none_for_enhancing(prompt: str, purpose: str) -> None:
+    request, flows = Request(prompt=prompt), read_flows()
+    assert request.purpose == purpose
+    mini, full = (read_settings(read_config(name)) for name in ("mini", "full"))
+    assert pipeline.mesh_flow(mini, request) == flows.stage_one(f"{purpose}_mini")
+    assert pipeline.mesh_flow(full, request) == flows.stage_one("mesh")
+    assert pipeline.flow_of(mini, "text") == pipeline.flow_of(full, "text")  # small weights have no row of their own
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from backend.systems.finishing import with_pivot
 from backend.systems.kiss3dgen import bundle, enhance, reconstruct
 from backend.systems.kiss3dgen.flows import StageOneFlow, read_flows
 from backend.systems.kiss3dgen.flux import places
+from backend.systems.kiss3dgen.flux.config import FluxSettings
 from backend.systems.kiss3dgen.flux.networks import PUBLISHED, FluxNetworks, load_flux
 from backend.systems.kiss3dgen.flux.prompts import (
     Prompt,
@@ -97,24 +98,29 @@ class KissSystem:
         return self._loaded[1]
 
 
-def flow_of(networks: FluxNetworks, name: str) -> StageOneFlow:
+def flow_of(settings: FluxSettings, name: str) -> StageOneFlow:
     """The row of `flows.json`; small weights have rows of their own, without what they do not carry."""
     flows = read_flows()
     own = f"{name}_mini"
-    return flows.stage_one(own if networks.settings.text == "minilm" and own in flows.stage1 else name)
+    return flows.stage_one(own if is_small(settings) and own in flows.stage1 else name)
 
 
-def mesh_flow(networks: FluxNetworks, request: Request) -> StageOneFlow:
-    """The row for a mesh; small weights change less of it where no sentence asks for a change."""
-    small = networks.settings.text == "minilm"
-    return flow_of(networks, "enhance" if small and not request.prompt.strip() else "mesh")
+def mesh_flow(settings: FluxSettings, request: Request) -> StageOneFlow:
+    """The row for a mesh: small weights have one for enhancing and one for edits, the published ones do both by one
+    (spec section 10)."""
+    return flow_of(settings, request.purpose if is_small(settings) else "mesh")
+
+
+def is_small(settings: FluxSettings) -> bool:
+    """Whether the weights are of mini's kind."""
+    return settings.text == "minilm"
 
 
 def spoken(networks: FluxNetworks, request: Request, photo: np.ndarray | None = None) -> Prompt:
     """What the text encoder is told: the prompt, spelled out where a language model is installed; of a photo [H,W,3]
     without a prompt its caption. Small weights were trained on short sentences and get the prompt as it is (spec 3).
     """
-    if networks.settings.text == "minilm":
+    if is_small(networks.settings):
         return Prompt(request.prompt, request.prompt)
     seed, device = request.seed % 2**31, str(networks.device)
     if request.prompt.strip() or photo is None:
@@ -127,14 +133,14 @@ def bundle_from_text(networks: FluxNetworks, request: Request, hooks: Hooks) -> 
     if not request.prompt.strip():
         raise MaquetteError("bad_input", "There is no text; write what to make, for example: a wooden chair.")
     hooks.stage("sample_bundle")
-    settings = flow_of(networks, "text").settings(request.steps if request.steps else networks.settings.steps)
+    settings = flow_of(networks.settings, "text").settings(request.steps or networks.settings.steps)
     return generate_bundle(networks, request.prompt.strip(), settings, _generator(request), hooks)
 
 
 def bundle_from_photo(networks: FluxNetworks, photo: np.ndarray, request: Request, hooks: Hooks) -> np.ndarray:
     """The bundle picture [2S,4S,3] of a photo [H,W,3] of the object on white, through the Redux image prior."""
     hooks.stage("sample_bundle")
-    settings = flow_of(networks, "image_redux").settings(request.steps if request.steps else networks.settings.steps)
+    settings = flow_of(networks.settings, "image_redux").settings(request.steps or networks.settings.steps)
     prompt = request.prompt.strip()
     return generate_bundle(networks, prompt, settings, _generator(request), hooks, photo=photo)
 
@@ -156,8 +162,8 @@ def bundle_from_reference(
     picture = bundle.join(made)
     hooks.preview(encode_png(picture))
     hooks.stage("sample_bundle")
-    flow = flow_of(networks, "image" if "controlnet" in networks else "image_no_control")
-    settings = flow.settings(request.steps if request.steps else networks.settings.steps)
+    flow = flow_of(networks.settings, "image" if "controlnet" in networks else "image_no_control")
+    settings = flow.settings(request.steps or networks.settings.steps)
     control = picture if flow.needs_control else None
     prompt = request.prompt.strip()
     return generate_bundle(
@@ -173,7 +179,7 @@ def has_reference_models() -> bool:
 def bundle_from_bundle(networks: FluxNetworks, picture: np.ndarray, request: Request, hooks: Hooks) -> np.ndarray:
     """The bundle picture [2S,4S,3] of a rendered one [2S',4S',3], enhanced, or edited as the prompt says."""
     hooks.stage("sample_bundle")
-    flow = mesh_flow(networks, request)
+    flow = mesh_flow(networks.settings, request)
     settings = flow.settings(request.steps, request.strength)
     control = picture if flow.needs_control and "controlnet" in networks else None
     if control is None:
@@ -304,7 +310,7 @@ def _result(
         "prompt": request.prompt.strip(),
         "prompt_used": request.prompt.strip() if said is None else said.text,
         "seed": request.seed,
-        "steps": request.steps or (mesh_flow(networks, request).steps if task == MESH else networks.settings.steps),
+        "steps": request.steps or networks.settings.steps,
         "weights": request.weights,
         "config": request.config,
         "base": request.base if request.weights != "mini" else "",
@@ -317,6 +323,9 @@ def _result(
         "peak_mib": peak_mib(),
         "seconds": {name: round(value, 4) for name, value in hooks.seconds.items()},
     }
+    if task == MESH:
+        steps = request.steps or mesh_flow(networks.settings, request).steps
+        report |= {"purpose": request.purpose, "steps": steps}
     artifacts = (
         ArtifactData("asset.mesh", meshes.mesh_to_bytes(mesh), meshes.MEDIA_TYPE),
         ArtifactData("asset.glb", glb_bytes, glb.MEDIA_TYPE),

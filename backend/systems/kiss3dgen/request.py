@@ -20,6 +20,7 @@ from backend.systems.parameters import (
 
 LONGEST_PROMPT = 2000  # letters
 STARTS = ("hull", "sphere", "lrm")
+ENHANCE, EDIT = "enhance", "edit"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Request:
     texture_size: int = TEXTURE_SIZE
     normal_map: bool = False
     pivot: str = "cube"
+
+    @property
+    def purpose(self) -> str:
+        """What is done to a mesh that is sent: a sentence asks for an edit; without one it is enhanced."""
+        return EDIT if self.prompt.strip() else ENHANCE
 
     @property
     def finish(self) -> FinishOptions:
