@@ -5,7 +5,6 @@ a timer, so that the artist can go on, or cancel. Plain functions; the operators
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -17,22 +16,20 @@ import numpy as np
 from ...backend.contract.errors import MaquetteError
 from ...backend.contract.meshes import MeshData, mesh_to_bytes
 from ..engines import REFINE
-from ..runtime import pump, session, wide_pictures
+from ..runtime import session, wide_pictures
 from ..runtime.inputs import new_input_path
 from ..runtime.intent import ApplyIntent, MatchTarget, intent_to_json
 from ..runtime.job_reports import PREVIEW
 from ..runtime.job_store import JobRecord
-from ..scene import bundle_capture, compat, guard, mesh_export
+from ..scene import bundle_capture, compat, mesh_export
 from ..scene.matching import SentObject, find_target
 from . import requesting
+from .looking_timer import LookingTimer
 from .text import clean_prompt
-
-logger = logging.getLogger(__name__)
 
 MOST_TRIANGLES = 1_000_000  # a finer mesh shows nothing more in pictures of 512 pixels
 LEAST_AREA = 1e-6  # of the surface, where the longest side is 1
 MOST_STRETCH = 1e6  # longest over shortest axis of an object that has a size
-TICK_SECONDS, WAIT_SECONDS = 0.05, 0.5
 NO_TEXT = (
     'There is no text. Say what the mesh is to become, for example "a red chair"; to keep it as it is, choose Enhance.'
 )
@@ -50,69 +47,35 @@ class Looking:
     tiles: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
 
-_looking: Looking | None = None
-_trouble = ""
-
-
 def progress() -> tuple[str, int]:
     """Name of the mesh that is being looked at and how many of its views are done; "" for none."""
-    return (_looking.record.title, len(_looking.tiles)) if _looking is not None else ("", 0)
+    looking = _timer.current
+    return (looking.record.title, len(looking.tiles)) if looking is not None else ("", 0)
 
 
 def trouble() -> str:
     """Why the last mesh could not be looked at; mostly empty."""
-    return _trouble
+    return _timer.trouble
 
 
 def begin(context: bpy.types.Context) -> JobRecord:
     """Start to look at the selected mesh; its job is sent when all views are there. Errors: `MaquetteError`."""
-    global _looking, _trouble
-    if _looking is not None:
-        raise MaquetteError("bad_input", f'"{_looking.record.title}" is being looked at. Wait a moment, or cancel it.')
-    _looking, _trouble = looking_at(context), ""
-    if not bpy.app.background and not bpy.app.timers.is_registered(advance):
-        bpy.app.timers.register(advance, first_interval=TICK_SECONDS, persistent=True)
-    return _looking.record
+    return _timer.begin(lambda: looking_at(context))
+
+
+def advance() -> float | None:
+    """What the timer does each tick, for where there are no timers; see `LookingTimer.advance`."""
+    return _timer.advance()
 
 
 def cancel() -> None:
     """Stop looking; nothing was sent."""
-    global _looking
-    _looking = None
+    _timer.cancel()
 
 
 def stop() -> None:
     """Stop looking and take the timer away."""
-    cancel()
-    if bpy.app.timers.is_registered(advance):
-        bpy.app.timers.unregister(advance)
-
-
-def advance() -> float | None:
-    """Render the next view, after the last one send the job. Returns the seconds until the next call, None at the end.
-
-    The border of the timer: a failure is kept for the panel to show.
-    """
-    global _looking, _trouble
-    if _looking is None:
-        return None
-    if guard.waiting_reason():
-        return WAIT_SECONDS
-    try:
-        with compat.window_context():
-            _look(_looking)
-        done = len(_looking.tiles) == bundle_capture.VIEWS
-        if done:
-            _send(_looking)
-    except MaquetteError as error:
-        done, _trouble = True, str(error)
-    except Exception:
-        logger.exception("a mesh could not be looked at")
-        done, _trouble = True, "The mesh could not be looked at. Save the file, and try again after a restart."
-    if done:
-        _looking = None
-    pump.redraw()
-    return None if done else TICK_SECONDS
+    _timer.stop()
 
 
 def looking_at(context: bpy.types.Context) -> Looking:
@@ -206,8 +169,9 @@ def _check_replaceable(item: bpy.types.Object) -> None:
         raise MaquetteError("bad_input", text)
 
 
-def _look(looking: Looking) -> None:
-    """Render one more view. Errors: `MaquetteError` when the object is gone or was moved meanwhile."""
+def _look(looking: Looking) -> bool:
+    """Render one more view; whether it was the last. Errors: `MaquetteError` when the object is gone or was moved
+    meanwhile."""
     name = looking.record.title
     scene = next((item for item in bpy.data.scenes if item.session_uid == looking.target.scene_uid), None)
     item = find_target(scene, looking.target) if scene is not None else None
@@ -215,7 +179,9 @@ def _look(looking: Looking) -> None:
         raise MaquetteError("bad_input", f'"{name}" went away while it was looked at. Select a mesh and try again.')
     if not np.array_equal(np.array(item.matrix_world, np.float64).ravel(), looking.target.matrix):
         raise MaquetteError("bad_input", f'"{name}" was moved while it was looked at. Try again.')
-    looking.tiles.append(bundle_capture.render_tiles([item], len(looking.tiles), looking.cube_to_world))
+    with compat.window_context():
+        looking.tiles.append(bundle_capture.render_tiles([item], len(looking.tiles), looking.cube_to_world))
+    return len(looking.tiles) == bundle_capture.VIEWS
 
 
 def _send(looking: Looking) -> None:
@@ -244,3 +210,6 @@ def _send(looking: Looking) -> None:
         ) from error
     requesting.submit_record(dataclasses.replace(record, created=time.time(), more_inputs=more))
     current.thumbnails.load_preview(record.job_id, preview)
+
+
+_timer = LookingTimer("mesh", _look, _send)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import shutil
 import time
 import uuid
@@ -18,18 +17,16 @@ import numpy as np
 
 from ...backend.contract.errors import MaquetteError
 from ..engines import RENDER
-from ..runtime import pump, session
+from ..runtime import session
 from ..runtime.inputs import new_input_path
 from ..runtime.intent import ApplyIntent, MatchTarget, intent_to_json
 from ..runtime.job_store import CONDITIONS, JobRecord
-from ..scene import guard, reference_capture
+from ..scene import reference_capture
 from ..scene.png import png_bytes
 from . import requesting
+from .looking_timer import LookingTimer
 from .text import clean_prompt
 
-logger = logging.getLogger(__name__)
-
-TICK_SECONDS, WAIT_SECONDS = 0.05, 0.5
 SIZES = {"mini": 128, "published": 512}  # pixels of the pictures that the weights were made for
 SENSOR_MM = 36.0  # along a picture's side: what focal lengths are told for
 THUMBNAIL = 128  # pixels of a condition's picture in the panel
@@ -45,80 +42,40 @@ class Looking:
     scene_uid: int
 
 
-_looking: Looking | None = None
-_trouble = ""
-
-
 def progress() -> tuple[str, int, int]:
     """Name of the selection that is being looked at, how many views are done, and of how many; "" for none."""
-    return (_looking.capture.title, *_looking.capture.progress) if _looking is not None else ("", 0, 0)
+    looking = _timer.current
+    return (looking.capture.title, *looking.capture.progress) if looking is not None else ("", 0, 0)
 
 
 def looked_at() -> str:
     """The id of the job whose selection is being looked at; "" for none."""
-    return _looking.record.job_id if _looking is not None else ""
+    return _timer.current.record.job_id if _timer.current is not None else ""
 
 
 def trouble() -> str:
     """Why the last selection could not be looked at; mostly empty."""
-    return _trouble
+    return _timer.trouble
 
 
 def begin(context: bpy.types.Context) -> JobRecord:
     """Start to look at the selection; its job is sent when all views are there. Errors: `MaquetteError`."""
-    global _looking, _trouble
-    if _looking is not None:
-        raise MaquetteError("bad_input", f'"{progress()[0]}" is being looked at. Wait a moment, or cancel it.')
-    _looking, _trouble = looking_at(context), ""
-    if not bpy.app.background and not bpy.app.timers.is_registered(advance):
-        bpy.app.timers.register(advance, first_interval=TICK_SECONDS, persistent=True)
-    return _looking.record
+    return _timer.begin(lambda: looking_at(context))
+
+
+def advance() -> float | None:
+    """What the timer does each tick, for where there are no timers; see `LookingTimer.advance`."""
+    return _timer.advance()
 
 
 def cancel() -> None:
     """Stop looking; nothing was sent and nothing stays."""
-    global _looking
-    if _looking is None:
-        return
-    dropped, _looking = _looking, None
-    dropped.capture.cancel()
-    current = session.get()
-    if current.store is not None and current.store.get(dropped.record.job_id) is None:
-        shutil.rmtree(current.store.folder(dropped.record.job_id), ignore_errors=True)
-        current.thumbnails.forget(dropped.record.job_id)
+    _timer.cancel()
 
 
 def stop() -> None:
     """Stop looking and take the timer away."""
-    cancel()
-    if bpy.app.timers.is_registered(advance):
-        bpy.app.timers.unregister(advance)
-
-
-def advance() -> float | None:
-    """Render the next view, after the last one send the job. Returns the seconds until the next call, None at the end.
-
-    The border of the timer: a failure is kept for the panel to show.
-    """
-    global _looking, _trouble
-    if _looking is None:
-        return None
-    if guard.waiting_reason():
-        return WAIT_SECONDS
-    try:
-        done = _look(_looking)
-        if done:
-            _send(_looking)
-            _looking = None
-    except MaquetteError as error:
-        done, _trouble = True, str(error)
-    except Exception:
-        logger.exception("a selection could not be looked at")
-        done, _trouble = True, "The selection could not be looked at. Save the file, and try again after a restart."
-    if done:
-        cancel()  # nothing is left to cancel when all went well
-    pump.redraw()
-    return None if done else TICK_SECONDS
+    _timer.stop()
 
 
 def looking_at(context: bpy.types.Context) -> Looking:
@@ -241,6 +198,18 @@ def _send(looking: Looking) -> None:
     requesting.submit_record(dataclasses.replace(record, created=time.time(), more_inputs=more))
 
 
+def _drop(looking: Looking) -> None:
+    """Take away what was rendered for a job that is not sent."""
+    looking.capture.cancel()
+    current = session.get()
+    if current.store is not None and current.store.get(looking.record.job_id) is None:
+        shutil.rmtree(current.store.folder(looking.record.job_id), ignore_errors=True)
+        current.thumbnails.forget(looking.record.job_id)
+
+
 def _full(error: OSError) -> MaquetteError:
     text = "The views cannot be written. Free some space and try again."
     return MaquetteError("disk_full", text, repr(error), "free_disk")
+
+
+_timer = LookingTimer("selection", _look, _send, _drop)

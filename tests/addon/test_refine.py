@@ -317,7 +317,7 @@ def test_one_view_a_tick_and_cancelled_in_between(statue):
     with pytest.raises(contract_error, match="is being looked at"):
         refining.begin(bpy.context)
     bpy.ops.object.mode_set(mode="EDIT")
-    assert refining.advance() == refining.WAIT_SECONDS and refining.progress()[1] == 1  # later
+    assert refining.advance() == module("operators.looking_timer").WAIT_SECONDS and refining.progress()[1] == 1  # later
     bpy.ops.object.mode_set(mode="OBJECT")
     assert bpy.ops.maquette.cancel_refine() == {"FINISHED"}
     assert refining.advance() is None and refining.progress() == ("", 0) and store().all() == []

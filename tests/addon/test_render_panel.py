@@ -236,7 +236,9 @@ def test_one_view_a_tick_and_cancelled_in_between(lamp):
     with pytest.raises(contract("errors").MaquetteError, match="is being looked at"):
         rendering.begin(bpy.context)
     bpy.ops.object.mode_set(mode="EDIT")
-    assert rendering.advance() == rendering.WAIT_SECONDS and rendering.progress()[1] == 1  # later
+    assert (
+        rendering.advance() == module("operators.looking_timer").WAIT_SECONDS and rendering.progress()[1] == 1
+    )  # later
     bpy.ops.object.mode_set(mode="OBJECT")
     assert bpy.ops.maquette.cancel_render() == {"FINISHED"}
     assert rendering.advance() is None and rendering.progress() == ("", 0, 0) and store().all() == []
