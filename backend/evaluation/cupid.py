@@ -55,6 +55,7 @@ OTHER_MEASURES = {
     "kiss3dgen": "backend.evaluation.kiss3dgen",
     "kiss3dgen-reconstruct": "backend.evaluation.kiss3dgen_reconstruct",
     "kiss3dgen-sheet": "backend.evaluation.text_sheet",
+    "refany3d": "backend.evaluation.refany3d",
 }
 """What else can be measured: `evaluate NAME`, each in a module with a `main` of its own."""
 

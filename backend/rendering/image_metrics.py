@@ -24,6 +24,11 @@ def psnr(first: np.ndarray, second: np.ndarray) -> float:
 
 def ssim(first: np.ndarray, second: np.ndarray) -> float:
     """Mean structural similarity over pixels and channels, Gaussian window of 11 pixels."""
+    return float(ssim_map(first, second).mean())
+
+
+def ssim_map(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Structural similarity [H,W,3] around each pixel."""
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
 
     def blur(image: np.ndarray) -> np.ndarray:
@@ -33,4 +38,4 @@ def ssim(first: np.ndarray, second: np.ndarray) -> float:
     var_a, var_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
     covariance = blur(a * b) - mean_a * mean_b
     top = (2 * mean_a * mean_b + SSIM_C1) * (2 * covariance + SSIM_C2)
-    return float((top / ((mean_a**2 + mean_b**2 + SSIM_C1) * (var_a + var_b + SSIM_C2))).mean())
+    return np.asarray(top / ((mean_a**2 + mean_b**2 + SSIM_C1) * (var_a + var_b + SSIM_C2)))

@@ -72,20 +72,26 @@ def draw_conditions(
 
     Errors: ValueError when there is no face.
     """
-    if not sum(len(part.faces) for part in parts):
-        raise ValueError("the mesh has no faces")
-    vertices = np.concatenate([np.asarray(part.vertices, np.float64) for part in parts])
-    starts = np.cumsum([0, *(len(part.vertices) for part in parts)])
-    faces = np.concatenate([np.asarray(part.faces) + start for part, start in zip(parts, starts, strict=False)])
+    vertices, faces = joined(parts)
     bounds = bounds_of(vertices[np.unique(faces)])
     placed = to_gltf(vertices - bounds.centre) * (2.0 / max(bounds.longest, 1e-12))
     codes = encode_points(vertices, bounds, y_rotation)
     views, points = [], []
     for angle in angles:
         raster = rasterize(placed, faces, gltf_camera(angle, elevation, radius), intrinsics(), (size, size))
-        views.append(_on_white(_colors(raster, parts), raster.mask))
+        views.append(_on_white(base_colors(raster, parts), raster.mask))
         points.append(_on_white(interpolate(raster, faces, codes), raster.mask))
     return ConditionViews(np.stack(views), np.stack(points), bounds)
+
+
+def joined(parts: Sequence[MeshData]) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices [V,3] float64 and faces [F,3] of `parts` together. Errors: ValueError when there is no face."""
+    if not sum(len(part.faces) for part in parts):
+        raise ValueError("the mesh has no faces")
+    vertices = np.concatenate([np.asarray(part.vertices, np.float64) for part in parts])
+    starts = np.cumsum([0, *(len(part.vertices) for part in parts)])
+    faces = np.concatenate([np.asarray(part.faces) + start for part, start in zip(parts, starts, strict=False)])
+    return vertices, faces
 
 
 def join_strip(pictures: np.ndarray) -> np.ndarray:
@@ -105,7 +111,7 @@ def _on_white(color: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return to_bytes(np.where(mask[..., None], color, 1.0))
 
 
-def _colors(raster: Raster, parts: Sequence[MeshData]) -> np.ndarray:
+def base_colors(raster: Raster, parts: Sequence[MeshData]) -> np.ndarray:
     """Base colours [H,W,3] of what `raster` shows of the joined parts."""
     color = np.full((*raster.face.shape, 3), PLAIN, np.float32)
     for part, first in _with_first_face(parts):
