@@ -17,7 +17,7 @@ from torch import nn
 
 from backend.contract.errors import MaquetteError
 
-from .checkpoints import load_strict, load_tensors, save_model
+from .checkpoints import load_strict, load_tensors, save_model, tensor_files
 from .loop import LoopSettings, TrainingLoop
 
 logger = logging.getLogger(__name__)
@@ -95,10 +95,14 @@ class TrainingStage:
             save_model(self.folder, role, self.entries[role]["name"], self.arguments(role), tensors)
 
     def load_shipped(self) -> bool:
-        """Start from exported weights, where a run's own checkpoint is not at hand; False if they do not fit."""
+        """Start from exported weights, where a run's own checkpoint is not at hand; False if they do not fit.
+
+        A network that has been exported to `folder` comes from there.
+        """
         try:
             for role, name in self.parts.items():
-                tensors = {key: tensor.float() for key, tensor in load_tensors(self.shipped / role).items()}
+                place = self.folder if tensor_files(self.folder / role) else self.shipped
+                tensors = {key: tensor.float() for key, tensor in load_tensors(place / role).items()}
                 load_strict(self.module.get_submodule(name), tensors, role)
         except MaquetteError as error:
             logger.info("%s", error)

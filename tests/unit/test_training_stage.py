@@ -70,7 +70,10 @@ def test_without_a_run_it_goes_on_from_shipped_weights_and_without_those_anew(tm
     again = asked(tmp_path, resume=True, export=False, steps=1, rate=1e-9, seed=4)
     stage = Line(again, tmp_path / "weights")
     assert train_stage(stage, again, tmp_path / "other")["loss"] < 0.5
-    assert not Line(again, tmp_path / "nothing").load_shipped()
+    elsewhere = asked(tmp_path, resume=True, export_to=tmp_path / "empty")
+    assert Line(elsewhere, tmp_path / "weights").load_shipped()
+    assert Line(again, tmp_path / "nothing").load_shipped(), "what has been exported goes before what ships"
+    assert not Line(elsewhere, tmp_path / "nothing").load_shipped()
     resumed = train_stage(Line(again, tmp_path / "nothing"), again, tmp_path / "run")
     assert resumed["step"] == 201, "a run's own checkpoint goes before"
 

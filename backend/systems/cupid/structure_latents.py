@@ -103,15 +103,22 @@ class LatentSet:
         mirrored = (torch.rand(count, generator=generator) < (0.5 if augment else 0.0)).long()
         rgba = self.images[chosen, view].permute(0, 3, 1, 2)
         rgba = torch.where(mirrored.view(-1, 1, 1, 1) > 0, rgba.flip(3), rgba).to(self.device).float() / 255
-        color = rgba[:, :3]
-        if augment:
-            exposure = 0.6 + 0.8 * torch.rand(count, 1, 1, 1, generator=generator)
-            tint = 0.85 + 0.3 * torch.rand(count, 3, 1, 1, generator=generator)
-            color = (color * (exposure * tint).to(self.device)).clamp(0, 1)
-        image = torch.cat([color * rgba[:, 3:], rgba[:, 3:]], 1)
+        image = in_random_light(rgba, generator) if augment else premultiplied(rgba[:, :3], rgba[:, 3:])
         latent = torch.cat([self.shapes[chosen, mirrored].float(), self.cubes[chosen, view, mirrored].float()], 1)
         mean, std = (x.view(1, -1, 1, 1, 1) for x in self.normalization)
         return image, ((latent - mean) / std).to(self.device)
+
+
+def in_random_light(rgba: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures [B,4,S,S] in [0,1], straight alpha, of varied exposure and tint, premultiplied."""
+    exposure = 0.6 + 0.8 * torch.rand(len(rgba), 1, 1, 1, generator=generator)
+    tint = 0.85 + 0.3 * torch.rand(len(rgba), 3, 1, 1, generator=generator)
+    return premultiplied((rgba[:, :3] * (exposure * tint).to(rgba.device)).clamp(0, 1), rgba[:, 3:])
+
+
+def premultiplied(color: Tensor, alpha: Tensor) -> Tensor:
+    """[B,4,S,S] of colour [B,3,S,S] and straight alpha [B,1,S,S]."""
+    return torch.cat([color * alpha, alpha], 1)
 
 
 def _fingerprint(shards: ShardDataset, *encoders: nn.Module) -> str:
