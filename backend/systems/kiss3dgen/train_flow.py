@@ -26,6 +26,8 @@ BLUR = 4  # the tile condition's bundle is blurred down and up by at most this
 CONTROL_SHIFT = 4.0  # a condition tells most where the noise hides most
 WORSE_SHARE, HUE_SHARE = 0.45, 0.3  # of the tile condition's pictures: degraded ones, and those to be recoloured
 WORSE_DROP = 0.5  # of the degraded ones: without their sentence, as a mesh is enhanced
+STARTED_SHARE = 0.7  # of the degraded ones: sampling starts at themselves, as enhancing does, not at the wanted bundle
+STARTED_LEVELS = (0.1, 0.8)  # noise that they start with
 
 
 class FlowStage(Stage):
@@ -166,6 +168,10 @@ class ControlNet(FlowStage):
     ) -> tuple[Tensor, dict[str, float]]:
         latents, tokens, pooled, condition = self.drawn(data, count, generator)
         mixed, levels, target = self.noisy(latents, generator, CONTROL_SHIFT)
+        started = round(STARTED_SHARE * round(WORSE_SHARE * count))  # the first of the degraded ones
+        mixed[:started], levels[:started], target[:started] = started_at(
+            latents[:started], condition[:started], generator
+        )
         mode = torch.full((count, 1), self.settings.control_mode, dtype=torch.long, device=self.device)
         blocks, singles = self.module(
             hidden_states=mixed, controlnet_cond=condition, controlnet_mode=mode, conditioning_scale=1.0,
@@ -176,8 +182,9 @@ class ControlNet(FlowStage):
             self.base, mixed, levels, tokens, pooled,
             controlnet_block_samples=blocks, controlnet_single_block_samples=singles,
         )  # fmt: skip
-        value = functional.mse_loss(predicted, target)
-        return value, {}
+        weights = torch.ones_like(levels)
+        weights[:started] = (levels[:started] / max(STARTED_LEVELS)) ** 2  # as the error of the wanted latents weighs
+        return ((predicted - target) ** 2).mean((1, 2)).mul(weights).mean(), {}
 
     def drawn(
         self, data: BundleTraining, count: int, generator: torch.Generator
@@ -208,6 +215,19 @@ class ControlNet(FlowStage):
             small = functional.interpolate(pictures, scale_factor=1 / factor, mode="bilinear", antialias=True)
             blurred = functional.interpolate(small, size=(height, width), mode="bilinear", align_corners=False)
             return encode_pictures(self.vae, blurred)
+
+
+def started_at(wanted: Tensor, start: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """(noisy `start`, noise levels [B], velocity from there to `wanted`) of latents [B,T,C].
+
+    Enhancing noises the bundle that it got, not the one that it looks for: a network that never saw that takes what
+    is worse in its input for what is wanted.
+    """
+    low, high = STARTED_LEVELS
+    levels = (low + (high - low) * torch.rand(len(wanted), generator=generator)).to(wanted.device)
+    noise = torch.randn(wanted.shape, generator=generator).to(wanted.device)
+    mixed = torch.lerp(start.to(noise.dtype), noise, levels.view(-1, 1, 1))
+    return mixed, levels, (mixed - wanted) / levels.view(-1, 1, 1)
 
 
 class BundleLora(FlowStage):
