@@ -18,6 +18,11 @@ class MaquetteRenderSettings(EngineSettings, bpy.types.PropertyGroup):
         description='What the picture shows, in a few plain English words: "a barrel on wet cobblestones at night"',
         maxlen=LONGEST_PROMPT,
     )
+    negative: StringProperty(
+        name="Negative",
+        description='What the picture should not show, in a few plain English words: "people, snow"',
+        maxlen=LONGEST_PROMPT,
+    )
     engine: EnumProperty(name="Engine", description="The system that makes the picture", items=items_for(RENDER))
     seed: IntProperty(
         name="Seed",

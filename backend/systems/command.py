@@ -86,6 +86,7 @@ def main(arguments: Sequence[str]) -> int:
         "--image", type=Path, default=[], action="append", help="picture of one object; again for further photos"
     )
     parser.add_argument("--text", help="what to make, in words (kiss3dgen); what a picture of --mesh shows (refany3d)")
+    parser.add_argument("--negative", help="what a picture of --mesh should not show, in words")
     parser.add_argument("--mesh", type=Path, help="GLB file of a mesh to paint pictures of (refany3d)")
     parser.add_argument("--views", type=int, choices=(4, 6, 8), default=8, help="of the mesh; default: 8")
     parser.add_argument("--even-views", action="store_true", help="views at equal angles instead of as published")
@@ -170,7 +171,8 @@ def paint_mesh(options: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     meshes = picture_command.read_mesh(options.mesh)
     drawn = picture_command.draw_views(meshes, options.views, options.even_views, options.elevation)
     inputs = picture_command.picture_inputs(drawn)
-    names = ("seed", "steps", "weights", "config", "base", "profile", "focal", "variants", "guidance", "image_guidance")
+    names = ("seed", "steps", "weights", "config", "base", "profile", "focal", "variants", "guidance", "image_guidance",
+             "negative")  # fmt: skip
     parameters = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     parameters |= {"prompt": options.text, **picture_command.bounds_parameters(drawn)}
     system = registry.get_system(options.system or "refany3d")

@@ -127,6 +127,7 @@ def parameters_of(settings: bpy.types.PropertyGroup, prompt: str) -> dict[str, A
         "variants": settings.variants,
     }  # fmt: skip
     chosen = {
+        "negative": clean_prompt(settings.negative),
         "image_guidance": round(settings.image_guidance, 4),
         "guidance": round(settings.guidance, 4),
         "focal": settings.focal_mm / SENSOR_MM if settings.focal_mode == "LOCKED" else 0,
@@ -136,7 +137,7 @@ def parameters_of(settings: bpy.types.PropertyGroup, prompt: str) -> dict[str, A
 
 def restore_render(settings: bpy.types.PropertyGroup, parameters: dict[str, Any]) -> None:
     """Make the panel what it was when a job had the `parameters`."""
-    settings.prompt = parameters.get("prompt", "")
+    settings.prompt, settings.negative = (parameters.get(name, "") for name in ("prompt", "negative"))
     settings.variants = int(parameters.get("variants", 1))
     settings.image_guidance = float(parameters.get("image_guidance", 0.0))
     settings.guidance = float(parameters.get("guidance", 0.0))

@@ -24,6 +24,7 @@ class MAQUETTE_PT_render(widgets.SidebarPanel, bpy.types.Panel):
         layout, settings = self.layout, context.scene.maquette_render
         widgets.sentence(layout, context, _what_is_selected(context), icon="OBJECT_DATA")
         layout.prop(settings, "prompt", text="", placeholder="On wet cobblestones at night")
+        layout.prop(settings, "negative", text="", placeholder="Not in it: people, snow")
         column = layout.column()
         column.use_property_split = True
         column.use_property_decorate = False

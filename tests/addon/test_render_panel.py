@@ -75,6 +75,7 @@ def pictures() -> list[bpy.types.Image]:
 
 
 def test_what_is_sent(lamp):
+    panel().negative = " people,\nsnow "
     job_id = press(seed=9, variants=3, image_guidance=1.5, focal_mode="LOCKED", focal_mm=72.0)
     record = store().get(job_id)
     assert (record.task, record.system, record.title) == ("render_picture", "cube", "Lamp")
@@ -82,7 +83,7 @@ def test_what_is_sent(lamp):
     box = {name: record.parameters.pop(name) for name in ("bounds_min", "bounds_max")}
     assert record.parameters == {
         "prompt": "on a beach at sunset", "seed": 9, "steps": 2, "weights": "mini", "variants": 3,
-        "image_guidance": 1.5, "focal": 2.0,
+        "negative": "people, snow", "image_guidance": 1.5, "focal": 2.0,
     }  # fmt: skip
     corners = np.array([item.matrix_world @ vertex.co for item in bpy.context.selected_objects
                         for vertex in item.data.vertices])  # fmt: skip
@@ -164,12 +165,13 @@ def test_the_picture_enters_an_editor_that_shows_nothing(lamp):
 
 
 def test_it_is_saved_with_its_text_and_its_point_map(lamp, tmp_path):
-    job_id = press(prompt="ein Fass am Strand – Ölbild", variants=2, seed=5)
+    job_id = press(prompt="ein Fass am Strand – Ölbild", negative="Möwen", variants=2, seed=5)
     bpy.ops.maquette.apply_result(job_id=job_id, variant=1, instead=True)
     path = tmp_path / "my picture"
     assert bpy.ops.maquette.save_picture(filepath=str(path)) == {"FINISHED"}
     saved = Image.open(tmp_path / "my picture.png")
     assert saved.text["prompt"] == "ein Fass am Strand – Ölbild" and saved.text["seed"] == "6"
+    assert saved.text["negative"] == "Möwen"
     assert (tmp_path / "my picture.exr").read_bytes() == b"places"
     assert bpy.ops.maquette.save_picture(filepath=str(tmp_path / "b.png"), points=False) == {"FINISHED"}
     assert not (tmp_path / "b.exr").exists()
@@ -181,11 +183,12 @@ def test_it_is_saved_with_its_text_and_its_point_map(lamp, tmp_path):
 
 
 def test_restored_and_sent_again(lamp):
-    job_id = press(variants=3, seed=4, guidance=2.5, focal_mode="LOCKED", focal_mm=72.0)
-    panel().prompt, panel().seed, panel().variants, panel().guidance = "", 0, 1, 0.0
+    job_id = press(variants=3, seed=4, guidance=2.5, negative="snow", focal_mode="LOCKED", focal_mm=72.0)
+    panel().prompt, panel().seed, panel().variants, panel().guidance, panel().negative = "", 0, 1, 0.0, "x"
     panel().focal_mode, panel().focal_mm = "FREE", 50.0
     assert bpy.ops.maquette.restore_inputs(job_id=job_id) == {"FINISHED"}
     assert (panel().prompt, panel().seed, panel().variants, panel().guidance) == ("on a beach at sunset", 4, 3, 2.5)
+    assert panel().negative == "snow"
     assert (panel().focal_mode, panel().focal_mm) == ("LOCKED", pytest.approx(72.0))
     lamp.data.clear_geometry()
     assert bpy.ops.maquette.retry_job(job_id=job_id) == {"FINISHED"}

@@ -28,6 +28,7 @@ def result(inputs: dict[str, bytes], parameters: dict[str, Any]) -> RunResult:
         raise MaquetteError("bad_input", "The text is missing, or the views are not of the agreed form.")
     bounds = Bounds(np.array(parameters["bounds_min"]), np.array(parameters["bounds_max"]))
     files, variants = [], []
+    negative = parameters.get("negative", "")
     for number in range(int(parameters["variants"])):
         seed = int(parameters["seed"]) + number
         camera = solve_picture(points[number] / 255.0, bounds).to_json()
@@ -36,7 +37,9 @@ def result(inputs: dict[str, bytes], parameters: dict[str, Any]) -> RunResult:
         elif seed == 14:
             camera |= {"trusted": False, "reason": UNSURE}
         files += [
-            ArtifactData(f"picture-{number}.png", _png(views[number], parameters["prompt"], seed), "image/png"),
+            ArtifactData(
+                f"picture-{number}.png", _png(views[number], parameters["prompt"], seed, negative), "image/png"
+            ),
             ArtifactData(f"points-{number}.png", _png(points[number], "", seed), "image/png"),
             ArtifactData(f"points-{number}.exr", b"places", "image/x-exr"),
         ]
@@ -51,9 +54,11 @@ def _tiles(png: bytes) -> np.ndarray:
     return np.stack(np.split(strip, strip.shape[1] // strip.shape[0], axis=1))
 
 
-def _png(pixels: np.ndarray, prompt: str, seed: int) -> bytes:
+def _png(pixels: np.ndarray, prompt: str, seed: int, negative: str = "") -> bytes:
     text = PngImagePlugin.PngInfo()
     text.add_itxt("prompt", prompt)
+    if negative:
+        text.add_itxt("negative", negative)
     text.add_text("seed", str(seed))
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG", pnginfo=text)

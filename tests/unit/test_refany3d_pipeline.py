@@ -19,7 +19,7 @@ from backend.formats.images import decode_image, encode_png
 from backend.systems import command, picture_command, registry
 from backend.systems.base import Hooks, RunResult
 from backend.systems.refany3d import condition_views, lora, networks, pipeline, point_maps, request
-from backend.systems.refany3d.sampler import Painted
+from backend.systems.refany3d.sampler import NEGATIVE_GUIDANCE, Painted
 from backend.training.checkpoints import save_model, save_tensors
 from tests.fakes.tiny_refany3d import SIZE, TINY, write_tiny_config
 from tests.unit.test_refany3d_points import BOX_FACES, CORNERS, VIEW, painted
@@ -139,6 +139,34 @@ def test_bases_without_distilled_guidance_are_guided_by_words(tmp_path: Path, ti
     assert [run.report["guidance"] for run in runs] == [None, 4.0]
 
 
+@pytest.mark.parametrize("distilled", [True, False])
+def test_words_for_what_should_not_be_seen(tmp_path: Path, tiny: dict[str, Any], distilled: bool) -> None:
+    """They change the picture with any base, are one more pass, and stand in the picture's metadata and the report."""
+    config = write_tiny_config(tmp_path / "base.json", guidance_embeds=distilled)
+    own = pipeline.RefAny3DSystem("cpu")
+    given = {**tiny, "config": config, "steps": 2, "image_guidance": 1, "guidance": 3.5 if distilled else 1}
+
+    def run(**changed: Any) -> RunResult:
+        return own.run("render_picture", conditions()[0], {**given, **changed}, Hooks())
+
+    plain, without, other = run(), run(negative=" people "), run(negative="snow")
+    pictures = [files_of(result)["points-0.exr"] for result in (plain, without, other)]
+    assert len(set(pictures)) == 3 and files_of(run(negative="  "))["points-0.exr"] == pictures[0]
+    texts = [Image.open(io.BytesIO(files_of(result)["picture-0.png"])).text for result in (plain, without)]
+    assert "negative" not in texts[0] and texts[1]["negative"] == "people"
+    assert (without.report["negative"], without.report["negative_guidance"]) == ("people", NEGATIVE_GUIDANCE)
+    assert plain.report["negative_guidance"] is None
+    # what is to be seen, and not to be seen, cancel out: the guidance has nothing to point away from
+    both = files_of(run(prompt="people", negative="people"))["points-0.exr"]
+    alone = files_of(run(prompt="people"))["points-0.exr"]
+    shown, wanted = (exr.read_exr(data) for data in (both, alone))
+    assert all(np.abs(shown[name] - wanted[name]).max() < 1e-4 for name in "RGB")
+    if not distilled:
+        stronger = run(negative="people", guidance=4.0)
+        assert stronger.report["negative_guidance"] == 4.0 == stronger.report["guidance"]
+        assert files_of(stronger)["points-0.exr"] not in pictures
+
+
 @pytest.mark.parametrize("profile", ["int8", "offload"])
 def test_one_stage_at_a_time(tiny: dict[str, Any], profile: str) -> None:
     """The text encoders leave before the transformer comes, and both come again for new words."""
@@ -223,6 +251,8 @@ def test_a_folder_of_weights_and_every_profile(tmp_path: Path, tiny: dict[str, A
         ({"bounds_max": [float("nan"), 1, 1]}, "three numbers"),
         ({"strength": 1}, "no parameter"),
         ({"prompt": "x" * 3000}, "longer than"),
+        ({"negative": "x" * 3000}, "negative is longer than"),
+        ({"negative": 3}, "negative must be a text"),
         ({"profile": "huge"}, "no profile"),
     ],
 )

@@ -26,8 +26,8 @@ from backend.systems.refany3d.sampler import (
     Painted,
     SampleSettings,
     generate,
-    guided_by_words,
     side_by_side,
+    words_guidance,
 )
 
 TASK = "render_picture"
@@ -86,8 +86,7 @@ def render(networks: RefAny3DNetworks, inputs: dict[str, bytes], request: Reques
     own = networks.settings
     views, points = read_conditions(inputs, own.size)
     settings = settings_of(networks, request)
-    texts = [request.prompt.strip()]
-    told = networks.features([*texts, ""])  # the empty one costs nothing and is needed where words guide
+    told = networks.features([request.prompt.strip(), request.negative.strip()])
     hooks.stage("encode_conditions")
     tokens = condition_tokens(networks.vae, views, points).to(networks.device)
     given = Conditions(tokens, black_tokens(networks.vae, own.size).to(networks.device), own.size)
@@ -114,6 +113,7 @@ def settings_of(networks: RefAny3DNetworks, request: Request) -> SampleSettings:
         masked_black=request.masked_black,
         dynamic=own.dynamic,
         condition_guidance=own.condition_guidance,
+        negative=bool(request.negative.strip()),
     )
     return replace(chosen, preview_every=max(1, chosen.steps // 6))
 
@@ -140,9 +140,10 @@ def _result(
     hooks: Hooks,
 ) -> RunResult:
     artifacts: list[ArtifactData] = []
-    prompt = request.prompt.strip()
+    prompt, negative = request.prompt.strip(), request.negative.strip()
     for variant, each in enumerate(painted):
         said = {"prompt": prompt, "seed": str(seed_of(request, variant)), "software": "Maquette RefAny3D"}
+        said |= {"negative": negative} if negative else {}
         artifacts.append(ArtifactData(f"picture-{variant}.png", png_with_text(each.picture, said), "image/png"))
         if each.points is not None:
             planes = dict(zip("RGB", np.moveaxis(each.points, 2, 0), strict=True))
@@ -156,13 +157,16 @@ def _result(
     for note in notes:
         hooks.message(note)
     hooks.finish()
+    words = words_guidance(networks, settings)
     report: dict[str, Any] = {
         "system": RefAny3DSystem.name,
         "task": TASK,
         "prompt": prompt,
+        "negative": negative,
         "seed": request.seed,
         "steps": settings.steps,
-        "guidance": settings.guidance if networks.transformer.guided or guided_by_words(networks, settings) else None,
+        "guidance": settings.guidance if networks.transformer.guided else words if words != 1.0 else None,
+        "negative_guidance": words if negative else None,
         "image_guidance": settings.image_guidance,
         "weights": request.weights,
         "config": request.config,

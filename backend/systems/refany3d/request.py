@@ -36,13 +36,14 @@ LEAST_SIDE = 16  # pixels of a view
 class Request:
     """The parameters of a job, checked.
 
-    prompt: what the picture shows. steps: None the weights' own. guidance, image_guidance: None or 0 the weights' own,
-    1 is none. masked_black: see `sampler`. variants: pictures, of seeds that follow one another. bounds_min,
-    bounds_max: the object's box in Blender's world. focal: of the picture's lens in picture widths, 0 for unknown.
-    base: the Flux model that published weights build on.
+    prompt: what the picture shows. negative: what it should not show. steps: None the weights' own. guidance,
+    image_guidance: None or 0 the weights' own, 1 is none. masked_black: see `sampler`. variants: pictures, of seeds
+    that follow one another. bounds_min, bounds_max: the object's box in Blender's world. focal: of the picture's lens
+    in picture widths, 0 for unknown. base: the Flux model that published weights build on.
     """
 
     prompt: str = ""
+    negative: str = ""
     seed: int = 42
     steps: int | None = None
     guidance: float | None = None
@@ -67,7 +68,7 @@ def parse_request(parameters: dict[str, Any]) -> Request:
     """Check a job's parameters. Errors: `MaquetteError` bad_input naming the parameter."""
     given = given_parameters("RefAny3D", Request, parameters)
     require_whole(given, "seed", "steps", "variants")
-    require_text(given, "prompt", "weights", "config", "base", "profile")
+    require_text(given, "prompt", "negative", "weights", "config", "base", "profile")
     require_truth(given, "masked_black")
     for name in ("guidance", "image_guidance"):
         if not is_number(given.get(name, 1.0), 0.0, MOST_GUIDANCE):
@@ -80,8 +81,9 @@ def parse_request(parameters: dict[str, Any]) -> Request:
     request = Request(**given)
     check_sampling(request.seed, request.steps)
     within("number of variants", request.variants, 1, MOST_VARIANTS)
-    if len(request.prompt) > LONGEST_PROMPT:
-        raise bad_parameter(f"The prompt is longer than {LONGEST_PROMPT} letters; shorten it.")
+    for name in ("prompt", "negative"):
+        if len(getattr(request, name)) > LONGEST_PROMPT:
+            raise bad_parameter(f"The {name} is longer than {LONGEST_PROMPT} letters; shorten it.")
     if not request.prompt.strip():
         raise bad_parameter("There is no text; write what the picture shows, for example: a chair on a beach.")
     extent = request.bounds.high - request.bounds.low

@@ -2,7 +2,8 @@
 
 Image guidance asks once more with black pictures in place of the views, and as published lets everything see
 everything there; `masked_black` keeps the trained table instead, at two thirds of the cost. Bases whose guidance is not
-distilled are guided by words in the classifier-free way, with an empty sentence.
+distilled are guided by words in the classifier-free way, away from an empty sentence. Where it is said what the picture
+should not show, any base is guided away from that instead; the published sampler has nothing of the kind.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from backend.systems.kiss3dgen.flux.config import PACK
 from backend.systems.kiss3dgen.flux.text import TextFeatures
 from backend.systems.refany3d.encoding import VAE_STRIDE, decode_tokens, pack
 from backend.systems.refany3d.schedule import Pair, euler_sigmas, integrate
+
+NEGATIVE_GUIDANCE = 2.5
+"""How strongly a picture keeps away from what it should not show, where nothing else says how strongly words guide."""
 
 Branch = Callable[[Tensor, Tensor | None, float], Pair]
 """One pass of the network: (picture's latents, point map's, sigma) -> velocities."""
@@ -56,7 +60,8 @@ class SampleSettings:
 
     guidance: the distilled one (published 3.5), or by words where the base is not distilled (1 for none).
     image_guidance: 1 for none; published 2. masked_black: see the module. dynamic: the shift by picture size.
-    condition_guidance: the distilled one that the views are told. preview_every: steps between previews, 0 for none.
+    condition_guidance: the distilled one that the views are told. negative: whether words were given for what should
+    not be seen; they stand where the empty sentence else does. preview_every: steps between previews, 0 for none.
     """
 
     steps: int
@@ -65,6 +70,7 @@ class SampleSettings:
     masked_black: bool = False
     dynamic: bool = True
     condition_guidance: float = 1.0
+    negative: bool = False
     preview_every: int = 4
 
 
@@ -98,7 +104,8 @@ def generate(
 ) -> Painted:
     """Paint what `text` says with the object of `conditions`.
 
-    text: features of the prompt, and of the empty sentence in a second row where words guide (`guided_by_words`).
+    text: features of the prompt, and in a second row, where words guide (`words_guidance`), of the empty sentence or of
+    what should not be seen.
     first_step, all_steps: where the steps of this picture stand among those that hooks are told of.
     Errors: `Cancelled`.
     """
@@ -125,18 +132,19 @@ def generate(
     return Painted(picture, points)
 
 
-def guided_by_words(networks: Networks, settings: SampleSettings) -> bool:
-    """Whether the empty sentence is needed too."""
-    return not networks.transformer.guided and settings.guidance != 1.0
+def words_guidance(networks: Networks, settings: SampleSettings) -> float:
+    """How strongly words guide in the classifier-free way; 1 for not at all."""
+    chosen = 1.0 if networks.transformer.guided else settings.guidance
+    return NEGATIVE_GUIDANCE if settings.negative and chosen == 1.0 else chosen
 
 
 def guided(networks: Networks, text: TextFeatures, tokens: Tensor, black: Tensor, settings: SampleSettings) -> Branch:
     """The velocity that is followed: conditions `tokens` and `black` are [1,2N,T,C]."""
-    words = guided_by_words(networks, settings)
+    words = words_guidance(networks, settings)
     plain = _branch(networks, text, 0, tokens, settings, True)
     passes = [(plain, 1.0)]
-    if words:
-        passes.append((_branch(networks, text, 1, tokens, settings, True), 1.0 - settings.guidance))
+    if words != 1.0:
+        passes.append((_branch(networks, text, 1, tokens, settings, True), 1.0 - words))
     if settings.image_guidance != 1.0:
         masked = settings.masked_black or networks.transformer.independent
         passes.append((_branch(networks, text, 0, black, settings, masked), 1.0 - settings.image_guidance))
