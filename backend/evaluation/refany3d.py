@@ -6,8 +6,8 @@ again under it (`refany3d_measures.py` says what is compared exactly). Of the su
 * pointmap_error: mean distance of the places that point map and mesh have in the same pixel, longest side 1;
 * silhouette_iou: of the point map's foreground and the mesh; masked_psnr, masked_ssim: of the picture and the unlit
   mesh in the picture's light, inside the mesh's silhouette;
-* matches: local features that picture and mesh share under that camera; matches_views: that the picture shares with a
-  condition view, mean over the views, which needs no camera;
+* matches: local features that picture and mesh share under that camera; matches_views: that the picture shares with the
+  condition view that it shares most with, which needs no camera;
 * camera_solved: share of cameras that are trusted; camera_found: share with any. One without has the worst score;
 * viewpoint_spread_deg: mean angle between the viewpoints of several seeds; adherence: how often the scene classifier
   reads from the picture what the sentence says.
@@ -89,7 +89,7 @@ def measure(painted: Picture, subject: Subject, drawn: ConditionViews, seed: int
     entry: dict[str, Any] = {
         "seconds": painted.seconds, "camera_solved": camera.trusted, "reason": camera.reason,
         "camera_found": camera.world_to_camera is not None,
-        "matches_views": float(np.mean([count_matches(features, view) for view in views])),
+        "matches_views": max(count_matches(features, view) for view in views),
         **measures.WORST, "matches": 0,
     }  # fmt: skip
     composed, focal = None, measures.FOCAL
