@@ -87,7 +87,8 @@ def measure(painted: Picture, subject: Subject, drawn: ConditionViews, seed: int
         for view, places in zip(drawn.views, drawn.points, strict=True)
     ]
     entry: dict[str, Any] = {
-        "seconds": painted.seconds, "camera_solved": camera.trusted, "reason": camera.reason,
+        "seconds": painted.seconds, "processor_seconds": painted.processor_seconds,
+        "camera_solved": camera.trusted, "reason": camera.reason,
         "camera_found": camera.world_to_camera is not None,
         "matches_views": max(count_matches(features, view) for view in views),
         **measures.WORST, "matches": 0,
@@ -152,7 +153,8 @@ def summarise(run: Run, cases: Sequence[Case], judge: SceneJudge | None) -> dict
         "dino_max",
     )
     summary |= {name: float(np.mean([entry[name] for entry in entries])) for name in extra if name in entries[0]}
-    summary["seconds_median"] = float(np.median([entry["seconds"] for entry in entries]))
+    for name in ("seconds", "processor_seconds"):
+        summary[f"{name}_median"] = float(np.median([entry[name] for entry in entries]))
     summary["peak_mib"] = peak_mib()
     summary["count"] = len(entries)
     posed = [entry["random_pose"] for entry in entries if "random_pose" in entry]
@@ -186,7 +188,7 @@ def measure_true(scenes: Path, painter: Painter, cases: Sequence[Case]) -> dict[
         except MaquetteError:
             continue  # said already
         camera = solve_picture(points, subject.bounds)
-        entry, _ = measure(Picture(picture, points, camera, 0.0), subject, drawn, object_seed(name, 0))
+        entry, _ = measure(Picture(picture, points, camera, 0.0, 0.0), subject, drawn, object_seed(name, 0))
         entries.append(entry)
     if not entries:
         return {}

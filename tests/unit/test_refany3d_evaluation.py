@@ -145,7 +145,11 @@ def test_the_whole_command(tmp_path: Path, assets: Path, scenes: Path) -> None:
     wanted = {"pointmap_error", "silhouette_iou", "masked_psnr", "masked_ssim", "matches", "matches_views",
               "camera_solved", "camera_found", "seconds_median", "random_pose", "true_scenes", "adherence",
               "classifier_accuracy", "chance_commonest", "viewpoint_spread_deg_of_scenes", "ablations"}  # fmt: skip
-    assert wanted <= set(summary) and summary["count"] == 4 == len(report["objects"])
+    assert (
+        wanted <= set(summary)
+        and summary["processor_seconds_median"] > 0
+        and summary["count"] == 4 == len(report["objects"])
+    )
     assert set(summary["ablations"]) == {"one_lora", "complete"} and report["ablations"] == summary["ablations"]
     assert summary["ablations"]["complete"]["count"] == 1 == summary["ablations"]["one_lora"]["count"]
     same = ("pointmap_error", "masked_psnr")  # the same weights, sentences and seeds
@@ -174,13 +178,13 @@ def test_a_true_picture_is_measured_as_true(assets: Path, tmp_path: Path) -> Non
     fine = draw_conditions(subject.parts, 128, azimuths(8), elevation=20.0)
     picture, points = (from_bytes(strip[1]) for strip in (fine.views, fine.points))
     camera = refany3d.solve_picture(points, subject.bounds)
-    entry, composed = refany3d.measure(cases.Picture(picture, points, camera, 1.0), subject, drawn, 3)
+    entry, composed = refany3d.measure(cases.Picture(picture, points, camera, 1.0, 1.0), subject, drawn, 3)
     assert entry["camera_solved"] and entry["pointmap_error"] < 0.01 and entry["silhouette_iou"] > 0.97
     assert entry["masked_psnr"] > 25
     posed = entry["random_pose"]
     assert posed["pointmap_error"] > 10 * entry["pointmap_error"] and posed["masked_psnr"] < entry["masked_psnr"] - 5
     np.testing.assert_allclose(composed[~foreground(points)], picture[~foreground(points)], atol=0.2)
-    eye = cases.viewpoints([cases.Picture(picture, points, camera, 1.0)], subject)[0]
+    eye = cases.viewpoints([cases.Picture(picture, points, camera, 1.0, 1.0)], subject)[0]
     a, e = math.radians(azimuths(8)[1]), math.radians(20.0)
     np.testing.assert_allclose(eye, [math.cos(e) * math.cos(a), -math.cos(e) * math.sin(a), math.sin(e)], atol=0.03)
 
