@@ -173,8 +173,9 @@ def means(entries: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {name: float(np.mean([entry[name] for entry in entries])) for name in MEANS}
 
 
-def measure_true(scenes: Path, painter: Painter, cases: Sequence[Case]) -> dict[str, float]:
-    """The measures of true pictures with true point maps, of the cases' objects that `scenes` has; empty for none."""
+def measure_true(scenes: Path, painter: Painter, cases: Sequence[Case]) -> dict[str, Any]:
+    """The measures of true pictures with true point maps, one of each of the cases' objects that `scenes` has; empty
+    for none."""
     data = SceneDataset(scenes, "val")
     rows = {case.row.id: case.row for case in cases}
     entries = []
@@ -193,7 +194,8 @@ def measure_true(scenes: Path, painter: Painter, cases: Sequence[Case]) -> dict[
     if not entries:
         return {}
     extra = {name: float(np.mean([entry[name] for entry in entries])) for name in ("matches_views", "camera_solved")}
-    return {**means(entries), **extra, "count": len(entries)}
+    posed = means([entry["random_pose"] for entry in entries])
+    return {**means(entries), **extra, "random_pose": posed, "count": len(entries)}
 
 
 def spread_of_scenes(count: int = 400) -> float:

@@ -31,6 +31,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 """What is judged, and the words for it; their order is that of `SceneWords.numbers`."""
 SIDE = 64  # pixels that the network sees of a picture's side
 BATCH = 32
+CHUNK = 256  # pictures that are made small at once
 EPOCHS = 10
 LEAST_STEPS = 60  # of training, however few scenes there are
 
@@ -94,7 +95,8 @@ def train_judge(scenes: Path, epochs: int = EPOCHS, seed: int = 0) -> SceneJudge
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     train, val = (SceneDataset(scenes, split) for split in ("train", "val"))
-    pictures = (small(train.pictures) * 255).to(torch.uint8)
+    shown = train.pictures
+    pictures = torch.cat([_levels(shown[start : start + CHUNK]) for start in range(0, len(shown), CHUNK)])
     labels = torch.from_numpy(np.stack([words.numbers()[: len(PARTS)] for words in train.words]).astype(np.int64))
     network = SceneClassifier().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
@@ -127,6 +129,11 @@ def small(pictures: Sequence[np.ndarray] | np.ndarray) -> Tensor:
     scaled = stacked.astype(np.float32) / (255.0 if stacked.dtype == np.uint8 else 1.0)
     tensor = torch.from_numpy(scaled).permute(0, 3, 1, 2)
     return functional.interpolate(tensor, (SIDE, SIDE), mode="area")
+
+
+def _levels(pictures: np.ndarray) -> Tensor:
+    """`small` as uint8: thousands of pictures are kept."""
+    return (small(pictures) * 255).round().to(torch.uint8)
 
 
 def _varied(pictures: Tensor, generator: torch.Generator) -> Tensor:
