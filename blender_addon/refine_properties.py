@@ -34,7 +34,7 @@ class MaquetteRefineSettings(EngineSettings, MeshSettings, bpy.types.PropertyGro
     edit_strength: FloatProperty(
         name="Strength",
         description="How much may change: 0 keeps the mesh's own look, 1 looks at its outline hardly at all",
-        default=0.75,
+        default=0.9,
         min=0.0,
         max=1.0,
         subtype="FACTOR",

@@ -26,7 +26,7 @@ from tests.real_blender import debian_blender
 PHOTO = Path(__file__).parent / "bedside_table.png"
 EXAMPLES = build.ROOT / "examples" / "pictures"
 SCREEN = "1400x900"
-TIMEOUT = 300.0  # seconds: the start of Blender, the jobs, and the patience that the driver has with each
+TIMEOUT = 600.0  # seconds: the start of Blender, the jobs, and the patience that the driver has with each
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ SCENARIOS = {
     "masks": Scenario("drive_masks.py", ("masks.png",), {"photo": EXAMPLES / "scene" / "photo.png"}),
     "text": Scenario("drive_text.py", ("text_running.png", "text.png")),
     "refine": Scenario("drive_refine.py", ("refine_looking.png", "refine.png"), {
-        "mesh": EXAMPLES.with_name("meshes") / "space_truck.glb",
+        "mesh": EXAMPLES.with_name("meshes") / "treasure_chest.glb",
     }),
     "render": Scenario("drive_render.py", ("render_looking.png", "render.png", "render_into_picture.png"), {
         "mesh": EXAMPLES.with_name("meshes") / "space_truck.glb",
