@@ -33,12 +33,14 @@ TIMEOUT = 600.0  # seconds: the start of Blender, the jobs, and the patience tha
 class Scenario:
     """One way through the window. `files` are copied into the folder; the driver finds their paths in its plan.
 
-    `pictures` are the screenshots worth showing, by the names that the driver gives them.
+    `pictures` are the screenshots worth showing, by the names that the driver gives them. `settings` go into the plan
+    as they are.
     """
 
     script: str
     pictures: tuple[str, ...]
     files: dict[str, Path] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
 
 
 SCENARIOS = {
@@ -65,6 +67,9 @@ SCENARIOS = {
     "render": Scenario("drive_render.py", ("render_looking.png", "render.png", "render_into_picture.png"), {
         "mesh": EXAMPLES.with_name("meshes") / "space_truck.glb",
     }),
+    "render_mini": Scenario("drive_render.py", ("render_looking.png", "render.png", "render_into_picture.png"), {
+        "mesh": EXAMPLES.with_name("meshes") / "space_truck.glb",
+    }, {"engine": "refany3d", "prompt": "a space truck on sand at dusk"}),
     "three_photos": Scenario("drive_three_photos.py", ("three_photos.png",), {
         "front": EXAMPLES / "space_truck.png",
         "back": EXAMPLES / "space_truck_back.png",
@@ -80,10 +85,11 @@ def drive(version: str, folder: Path, archive: Path, scenario: str = "single") -
     """
     clear(folder)
     Image.new("RGB", (320, 240), (200, 120, 60)).save(folder / "picture.png")
-    chosen, plan = SCENARIOS[scenario], {}
+    chosen = SCENARIOS[scenario]
+    plan = dict(chosen.settings)
     for name, path in chosen.files.items():
-        plan[name] = shutil.copy(path, folder / path.name)
-    return run_script(version, folder, archive, chosen.script, {name: str(path) for name, path in plan.items()})
+        plan[name] = str(shutil.copy(path, folder / path.name))
+    return run_script(version, folder, archive, chosen.script, plan)
 
 
 def clear(folder: Path) -> None:
