@@ -20,14 +20,18 @@ from backend.geometry.mesh_topology import (
     with_dummies,
     without_dummies,
 )
-from backend.geometry.remeshing import split
+from backend.geometry.remeshing import affordable, split
 
 
-def subdivide(vertices: Tensor, faces: Tensor, longest: float) -> tuple[Tensor, Tensor]:
-    """One round on vertices [N,3], faces [F,3]: edges longer than `longest` are cut. New vertices come at the end."""
+def subdivide(vertices: Tensor, faces: Tensor, longest: float, most_faces: int | None = None) -> tuple[Tensor, Tensor]:
+    """One round on vertices [N,3], faces [F,3]: edges longer than `longest` are cut, the longest first and no more of
+    them than `most_faces` allow. New vertices come at the end."""
     points, faces = with_dummies(vertices, faces)
     edges, of_faces = find_edges(faces, len(points))
-    chosen = edge_lengths(points, edges) > longest
+    lengths = edge_lengths(points, edges)
+    chosen = lengths > longest
+    if most_faces is not None:
+        chosen = affordable(chosen, lengths, of_faces, most_faces - (len(faces) - 1))  # one is the dummy
     sides = edge_sides(faces, of_faces, len(edges))
     opposite = faces[sides[..., 0], (sides[..., 1] + 2) % 3]
     inner = opposite.all(dim=1) & (torch.bincount(of_faces.reshape(-1), minlength=len(edges)) == 2)

@@ -23,7 +23,8 @@ SMALL = 1e-8
 @dataclass(frozen=True)
 class OptimizerSettings:
     """lr: steps in edge lengths; lengths: least and most reference length; gain: how fast lengths follow the speed;
-    ramp: steps (in units of 1 / (1 - beta)) until the full lr; tolerance: edges may be this much shorter or longer."""
+    ramp: steps (in units of 1 / (1 - beta)) until the full lr; tolerance: edges may be this much shorter or longer.
+    most_faces: remeshing splits no edge beyond; None is no limit."""
 
     lr: float = 0.3
     lengths: tuple[float, float] = (0.02, 0.15)
@@ -35,6 +36,7 @@ class OptimizerSettings:
     tolerance: float = 0.5
     gradient_limit: float = 10.0  # times the first moment, each coordinate by itself
     local_lengths: bool = False  # each vertex its own length, else one for all
+    most_faces: int | None = None
 
 
 class MeshOptimizer:
@@ -94,7 +96,7 @@ class MeshOptimizer:
         """One step of continuous remeshing; `vertices` is a new leaf without gradient afterwards."""
         lengths = self._state[:, 8]
         shortest, longest = lengths * (1 - self.settings.tolerance), lengths * (1 + self.settings.tolerance)
-        self._state, self.faces = remesh(self._state, self.faces, shortest, longest, pick)
+        self._state, self.faces = remesh(self._state, self.faces, shortest, longest, pick, self.settings.most_faces)
         self._edges = None
         self.vertices = self._leaf()
 

@@ -37,11 +37,13 @@ Picker = Callable[[int], Tensor]
 
 
 def remesh(
-    state: Tensor, faces: Tensor, shortest: Tensor, longest: Tensor, pick: Picker | None = None
-) -> tuple[Tensor, Tensor]:
+    state: Tensor, faces: Tensor, shortest: Tensor, longest: Tensor, pick: Picker | None = None,
+    most_faces: int | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """One step on state [N,C] and faces [F,3]: collapse, split, flip.
 
-    shortest, longest [N]: the limits of edge length at each vertex; an edge has the mean of its ends'.
+    shortest, longest [N]: the limits of edge length at each vertex; an edge has the mean of its ends'. most_faces: of
+    the long edges only so many are split, the longest first, that there are no more faces than this.
     Errors: ValueError when the mesh would pass a million vertices.
     """
     state, faces = with_dummies(state, faces)
@@ -51,11 +53,24 @@ def remesh(
     priorities = collapse_priorities(state[:, :3], faces, edges, of_faces, shortest, pick)
     state, faces = collapse(state, faces, edges, priorities)
     edges, of_faces = find_edges(faces, len(state))  # rows keep their numbers, so `longest` still fits
-    long = edge_lengths(state[:, :3], edges) > longest[edges].mean(dim=1)
+    lengths = edge_lengths(state[:, :3], edges)
+    long = lengths > longest[edges].mean(dim=1)
+    if most_faces is not None:
+        long = affordable(long, lengths, of_faces, most_faces - int(faces.any(dim=1).sum()))
     if len(state) + int(long.sum()) > MOST_VERTICES:
         raise ValueError(f"The mesh would grow past {MOST_VERTICES} vertices; allow longer edges.")
     state, faces = packed(*split(state, faces, edges, of_faces, long))
     return without_dummies(state, flip(state[:, :3], faces))
+
+
+def affordable(chosen: Tensor, lengths: Tensor, of_faces: Tensor, room: int) -> Tensor:
+    """Which of the chosen [E] edges can be split with at most `room` more faces, the longest first [E]."""
+    rows = torch.nonzero(chosen)[:, 0]
+    rows = rows[torch.argsort(lengths[rows], descending=True, stable=True)]
+    more = torch.bincount(of_faces.reshape(-1), minlength=len(chosen))[rows]  # a split halves every face beside it
+    kept = torch.zeros_like(chosen)
+    kept[rows[more.cumsum(0) <= room]] = True
+    return kept
 
 
 def random_picks(faces: int, device: torch.device) -> Tensor:

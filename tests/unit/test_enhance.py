@@ -24,7 +24,7 @@ from backend.systems.kiss3dgen import bundle, enhance, pipeline
 from backend.systems.kiss3dgen.flows import read_flows
 from backend.systems.kiss3dgen.flux.config import read_config, read_settings
 from backend.systems.kiss3dgen.flux.networks import PUBLISHED
-from backend.systems.kiss3dgen.isomer.settings import IsomerSettings
+from backend.systems.kiss3dgen.isomer.settings import MOST_FACES, IsomerSettings, settings_for
 from backend.systems.kiss3dgen.request import Request
 from tests.unit.test_degradation import box
 from tests.unit.test_kiss_train import TILE, write_config
@@ -120,7 +120,7 @@ def test_a_mesh_that_cannot_be_refined_is_explained(data: bytes, sentence: str) 
         pipeline.given_mesh(data)
 
 
-def test_a_shape_is_refined_with_a_bounded_number_of_faces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_weights_refine_by_the_published_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[IsomerSettings] = []
 
     def remember(_views: object, settings: object, *_: object) -> MeshData:
@@ -130,10 +130,9 @@ def test_a_shape_is_refined_with_a_bounded_number_of_faces(monkeypatch: pytest.M
     monkeypatch.setattr(pipeline.reconstruct, "reconstruct", remember)
     picture = draw_bundle(box(), 512)[..., :3]
     pipeline.mesh_of(picture, Request(weights=PUBLISHED), Hooks())
-    fitted = asked[0].fitted(area=1e3)  # of crumpled noise
-    triangle = np.sqrt(3) / 4 * fitted.stage2.end_length**2
-    assert 1e3 / triangle <= 1.01 * pipeline.MOST_FACES
-    assert asked[0].fitted(area=4.0).stage2 == asked[0].stage2  # an ordinary shape is refined as published
+    row = read_flows().isomer_of("text")
+    assert asked == [settings_for(512, row.stage1_steps, row.stage2_steps, row.radius)]
+    assert asked[0].most_faces == MOST_FACES
 
 
 def test_the_true_bundle_brings_a_degraded_mesh_nearer(tmp_path: Path) -> None:

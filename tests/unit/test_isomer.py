@@ -116,12 +116,29 @@ def test_schedules_at_the_published_size_are_the_published_ones() -> None:
     pixel = 1.8 / 48
     assert 0.5 * pixel <= small.stage2.end_length < pixel
     assert small.stage2.decay**50 == pytest.approx(0.05)
-    assert small.fitted(0.1) == small
+    assert small.fitted(0.1).stage2 == replace(small.stage2, most_faces=small.most_faces)
     large = small.fitted(40.0).stage2
     assert 40.0 / (large.end_length**2 * 3**0.5 / 4) == pytest.approx(small.most_faces)
     assert large.start_length >= large.end_length
-    assert settings.IsomerSettings().fitted(40.0) == settings.IsomerSettings()
+    ordinary = settings.IsomerSettings().fitted(4.0)  # of the bundle frame's 1.8 a side, a body's surface
+    assert ordinary.stage2 == replace(settings.STAGE2, most_faces=settings.MOST_FACES)
+    crumpled = settings.IsomerSettings().fitted(1e3).stage2
+    assert 1e3 / (crumpled.end_length**2 * 3**0.5 / 4) == pytest.approx(settings.MOST_FACES)
     assert small.stage1.start_length > small.stage1.end_length >= small.stage2.end_length
+
+
+def test_noise_makes_no_more_faces_than_are_allowed() -> None:
+    random = np.random.default_rng(0)
+    noise = Bundle(
+        *(random.uniform(0, 1, (4, 32, 32, 3)).astype(np.float32) for _ in range(2)),
+        random.uniform(0, 1, (4, 32, 32)).astype(np.float32),
+    )
+    start = (ball(2)[0] * 0.7, ball(2)[1])
+    for subdivisions in (0, 2):
+        short = replace(settings.settings_for(32, 6, 6), subdivisions=subdivisions)
+        grown = refine(*start, noise, replace(short, most_faces=5000), Counting())[1]
+        kept = refine(*start, noise, replace(short, most_faces=600), Counting())[1]
+        assert len(grown) > 2000 and 500 < len(kept) <= 600
 
 
 def test_loop_subdivision_rounds_an_octahedron_and_keeps_borders() -> None:

@@ -101,6 +101,21 @@ def test_a_mesh_does_not_grow_without_end(monkeypatch: pytest.MonkeyPatch) -> No
         remeshing.remesh(vertices, faces, 0 * limit, limit)
 
 
+def test_no_more_faces_than_are_allowed_and_the_longest_edges_first() -> None:
+    vertices, faces = ball(2)
+    vertices = vertices * torch.tensor([4.0, 1.0, 1.0])
+    limit = torch.full((len(vertices),), 0.05)
+    fewer = remeshing.remesh(vertices, faces, 0 * limit, limit, most_faces=500)[1]
+    assert 496 <= len(fewer) <= 500 and euler(fewer) == 2
+    edges, of_faces = mesh_topology.find_edges(faces, len(vertices))
+    long = mesh_topology.edge_lengths(vertices, edges)
+    chosen = remeshing.affordable(long > 0.05, long, of_faces, 180)
+    assert int(chosen.sum()) == 90 and long[chosen].min() >= long[~chosen].max()  # two faces beside each edge
+    assert not remeshing.affordable(long > 0.05, long, of_faces, -5).any()
+    plenty = remeshing.remesh(vertices, faces, 0 * limit, limit, most_faces=10_000)[1]
+    assert plenty.equal(remeshing.remesh(vertices, faces, 0 * limit, limit)[1]) and len(plenty) == 4 * len(faces)
+
+
 def test_the_optimiser_grows_a_ball_to_twice_its_size() -> None:
     torch.manual_seed(2)
     mesh = MeshOptimizer(*ball(2), OptimizerSettings(lengths=(0.1, 0.3)))

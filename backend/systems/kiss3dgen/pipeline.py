@@ -51,7 +51,6 @@ REFERENCE_MODELS = ("zero123plus", "kiss3dgen_flexgen", "kiss3dgen_lrm")
 """In the catalogue: what a photo's reference bundle takes; without them the photo speaks through Redux alone."""
 NARROW = "The small weights know game props and furniture; expect less of anything else."
 """What an artist should know of mini whatever was asked."""
-MOST_FACES = 500_000  # of a shape while it is refined: noise would take millions, and gigabytes
 EMPTY = "The bundle shows no object, so there is no mesh; try another seed or say what it is in other words."
 
 TaskFunction = Callable[[FluxNetworks, dict[str, bytes], Request, Hooks], RunResult]
@@ -271,7 +270,6 @@ def mesh_of(picture: np.ndarray, request: Request, hooks: Hooks, device: str = "
     if request.weights == PUBLISHED:
         row = read_flows().isomer_of(flow)
         isomer = settings_for(views.size, row.stage1_steps, row.stage2_steps, row.radius)
-        isomer = replace(isomer, most_faces=min(isomer.most_faces or MOST_FACES, MOST_FACES))
     settings = reconstruct.ReconstructSettings(
         start=request.start or "hull", finish=request.finish, isomer=isomer, device=device
     )

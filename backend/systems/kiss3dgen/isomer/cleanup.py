@@ -19,14 +19,14 @@ logger = logging.getLogger(__name__)
 
 
 def clean(vertices: Tensor, faces: Tensor, settings: IsomerSettings) -> tuple[Tensor, Tensor]:
-    """The refined mesh [N,3], [F,3] smoothed, made manifold and subdivided."""
+    """The refined mesh [N,3], [F,3] smoothed, made manifold and subdivided within `most_faces`."""
     for _ in range(settings.smoothing):
         vertices = neighbour_means(vertices, find_edges(faces, len(vertices))[0])
     vertices, faces = manifold(vertices, faces)
     if settings.subdivisions and len(faces):
         diagonal = float((vertices.amax(dim=0) - vertices.amin(dim=0)).norm())
         for _ in range(settings.subdivisions):
-            vertices, faces = subdivide(vertices, faces, settings.subdivide_above * diagonal)
+            vertices, faces = subdivide(vertices, faces, settings.subdivide_above * diagonal, settings.most_faces)
     return vertices, faces
 
 

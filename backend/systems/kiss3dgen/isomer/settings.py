@@ -13,6 +13,7 @@ PIXELS_WIDE = 2.4  # bundle units that a tile is wide where the object is: 1.8 c
 EDGE_PIXELS = 0.667
 LAST_STEP = 0.05  # of the first step's size
 FACES_PER_PIXEL = 500  # of a tile's side, aimed at: 64 pixels give what 2 cores refine in a few seconds
+MOST_FACES = 500_000  # while a shape is refined: about the pixels of an object in four tiles of 512; noise takes millions
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class StageSettings:
     """One stage (spec 8). Lengths are of edges, in bundle units; `decay` multiplies the step size before each step.
 
     project_first, project_every: stage 2 looks at the pictures again in each of the first steps and then at every
-    n-th. both_sides: outlines are held from inside too, which the published code leaves to the normals.
+    n-th. both_sides: outlines are held from inside too, which the published code leaves to the normals. most_faces:
+    no remeshing goes beyond.
     """
 
     steps: int
@@ -36,6 +38,7 @@ class StageSettings:
     both_sides: bool = False
     project_first: int = 5
     project_every: int = 20
+    most_faces: int | None = None
 
 
 STAGE1 = StageSettings(steps=0, decay=0.995, gain=0.05, start_length=0.1, end_length=0.02, ramp=1.0, expansion=0.1)
@@ -49,7 +52,8 @@ class IsomerSettings:
     radius: of the cameras, must fit the bundle: 4.5 for those that we draw, another for each flow of the published
     networks (`flows.json`). weights: of the views' normals in stage 2. smoothing: Laplacian passes at the end.
     subdivisions: rounds of Loop's scheme, for edges longer than subdivide_above of the box's diagonal. most_faces:
-    edges get longer where the start mesh's area would need more.
+    there are never more, or as many as the start mesh has; edges get longer where its area would need more, and what
+    grows beyond that while it is refined, as noise does, is neither split nor subdivided any further.
     """
 
     stage1: StageSettings = STAGE1
@@ -59,15 +63,19 @@ class IsomerSettings:
     smoothing: int = 1
     subdivisions: int = 2
     subdivide_above: float = 0.0025
-    most_faces: int | None = None
+    most_faces: int = MOST_FACES
 
     def fitted(self, area: float) -> IsomerSettings:
-        """These settings with edges long enough that a surface of this area needs no more than `most_faces`."""
-        if self.most_faces is None:
-            return self
+        """These settings with stages that keep to `most_faces`, and edges that a surface of this area needs no more
+        faces with."""
         least = math.sqrt(area / (self.most_faces * math.sqrt(3) / 4))
         stages = (
-            replace(stage, end_length=max(stage.end_length, least), start_length=max(stage.start_length, least))
+            replace(
+                stage,
+                end_length=max(stage.end_length, least),
+                start_length=max(stage.start_length, least),
+                most_faces=self.most_faces,
+            )
             for stage in (self.stage1, self.stage2)
         )
         return replace(self, **dict(zip(("stage1", "stage2"), stages, strict=True)))

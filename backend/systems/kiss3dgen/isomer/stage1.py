@@ -25,6 +25,7 @@ def make_optimizer(vertices: Tensor, faces: Tensor, settings: StageSettings) -> 
             gain=settings.gain,
             ramp=settings.ramp,
             laplacian=settings.laplacian,
+            most_faces=settings.most_faces,
         ),
     )
 
