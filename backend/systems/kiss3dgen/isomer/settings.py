@@ -13,7 +13,7 @@ PIXELS_WIDE = 2.4  # bundle units that a tile is wide where the object is: 1.8 c
 EDGE_PIXELS = 0.667
 LAST_STEP = 0.05  # of the first step's size
 FACES_PER_PIXEL = 500  # of a tile's side, aimed at: 64 pixels give what 2 cores refine in a few seconds
-MOST_FACES = 500_000  # while a shape is refined: about the pixels of an object in four tiles of 512; noise takes millions
+MOST_FACES = 500_000  # while a shape is refined: an object's pixels in four tiles of 512; noise takes millions
 
 
 @dataclass(frozen=True)
