@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -100,7 +101,7 @@ class Painter:
         Errors: `MaquetteError`.
         """
         _, drawn = self.object(case.row)
-        asked = {"prompt": case.prompt, "seed": case.seed, "variants": variants}
+        asked: dict[str, Any] = {"prompt": case.prompt, "seed": case.seed, "variants": variants}
         asked |= self.parameters | picture_command.bounds_parameters(drawn)
         started, worked = time.perf_counter(), time.process_time()
         result = self.system.run(TASK, picture_command.picture_inputs(drawn), asked, Hooks())

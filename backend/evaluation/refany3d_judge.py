@@ -71,7 +71,7 @@ class SceneJudge:
     accuracy: dict[str, float]
     chance: dict[str, float]
 
-    def verdicts(self, pictures: Sequence[np.ndarray]) -> list[SceneWords]:
+    def verdicts(self, pictures: Sequence[np.ndarray] | np.ndarray) -> list[SceneWords]:
         """What each picture [S,S,3], uint8 or in [0,1], shows; neighbours are not judged."""
         self.network.eval()
         found = []
