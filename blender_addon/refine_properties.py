@@ -26,7 +26,7 @@ class MaquetteRefineSettings(EngineSettings, MeshSettings, bpy.types.PropertyGro
     enhance_strength: FloatProperty(
         name="Strength",
         description="How much may change: 0 keeps the mesh's own look, 1 looks at its outline hardly at all",
-        default=0.4,
+        default=0.5,
         min=0.0,
         max=1.0,
         subtype="FACTOR",

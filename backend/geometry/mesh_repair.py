@@ -49,6 +49,16 @@ def repair(vertices: np.ndarray, faces: np.ndarray) -> Repaired:
     return Repaired(points[used], place[kept], np.where(used < len(before), used, -1))
 
 
+def kept_whole(vertices: np.ndarray, faces: np.ndarray) -> Repaired:
+    """The mesh [V,3], [F,3] without faces that have no area, and nothing else of it touched."""
+    points, faces = np.asarray(vertices, np.float64), np.asarray(faces, np.int64).reshape(-1, 3)
+    kept = proper_faces(points, faces)
+    if not len(kept):
+        return Repaired(points, faces, np.arange(len(points)))
+    used, place = np.unique(kept, return_inverse=True)
+    return Repaired(points[used], place.reshape(-1, 3), used)
+
+
 def face_areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Areas [F] of the faces."""
     corners = np.asarray(vertices, np.float64)[faces]

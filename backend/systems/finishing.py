@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 from backend.contract.meshes import MeshData
 from backend.formats.images import encode_png
 from backend.geometry.charts import best_atlas
-from backend.geometry.mesh_repair import Repaired, face_areas, repair
+from backend.geometry.mesh_repair import Repaired, face_areas, kept_whole, repair
 from backend.geometry.nearest_surface import NearestSurface
 from backend.geometry.simplify import simplify
 from backend.geometry.unwrap import Atlas, unwrap
@@ -85,15 +85,16 @@ def finish(
     colors: np.ndarray | None = None,
     painter: Painter = own_colors,
     reshape: Reshape | None = None,
+    whole: bool = False,
 ) -> MeshData:
     """The asset of a surface: vertices [V,3] in the object cube, faces [F,3], colors [V,3] in [0,1] or None.
 
-    `reshape` is asked where there is a budget.
+    `reshape` is asked where there is a budget. A `whole` surface is somebody's own: nothing is taken out or closed.
     Errors: ValueError for a mesh without triangles.
     """
     if not len(faces):
         raise ValueError("A mesh without triangles cannot be finished; give one with triangles.")
-    dense = repair(vertices, faces)
+    dense = kept_whole(vertices, faces) if whole else repair(vertices, faces)
     dense_colors = None if colors is None else _carried_colors(np.asarray(colors, np.float64), vertices, dense)
     low_vertices, low_faces = dense.vertices, dense.faces
     if options.triangles is not None:

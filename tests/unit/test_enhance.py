@@ -80,6 +80,19 @@ def test_a_changed_colour_reaches_every_side() -> None:
     assert np.abs(made.vertices).max(axis=0) == pytest.approx([0.5, 0.3, 0.2], abs=0.03)
 
 
+def test_an_edit_leaves_the_shape_alone_and_enhancing_does_as_much_as_it_is_asked() -> None:
+    mini = read_settings(read_config("mini"))
+    assert pipeline.sharpening(mini, Request(prompt="make it red")) == 0.0
+    amounts = [pipeline.sharpening(mini, Request(strength=strength)) for strength in (0.0, 0.25, None, 1.0)]
+    assert amounts == [0.0, 0.5, 1.0, 1.0]
+    row = read_flows().stage_one("enhance_mini")
+    assert [row.settings(None, strength).level for strength in (0.0, 0.25, None)] == [0.0, 0.1, 0.2]
+    mesh = degraded(box(), Degree(400, 0.02, 0.0), 256)
+    vertices, faces = enhance.sharpened(mesh, 0.0)
+    assert np.array_equal(vertices, mesh.vertices) and np.array_equal(faces, mesh.faces)
+    assert len(enhance.sharpened(mesh, 1.0)[0]) >= len(mesh.vertices)
+
+
 def test_long_edges_are_cut_and_the_surface_stays() -> None:
     mesh = box()
     vertices, faces = with_short_edges(mesh.vertices, mesh.faces, 0.2, 20_000)

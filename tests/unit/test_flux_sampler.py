@@ -103,6 +103,14 @@ def test_strength_says_how_much_of_a_bundle_may_change(tiny: FluxNetworks) -> No
     assert make(tiny, init=picture(1, (32, 64, 3)), strength=0.5).shape == SHAPE, "any size of tiles is taken"
 
 
+def test_a_level_is_left_in_one_step(tiny: FluxNetworks) -> None:
+    init, hooks = picture(1), Listener()
+    near, far = (make(tiny, hooks=hooks, init=init, strength=0.5, level=level) for level in (0.05, 0.8))
+    assert len(hooks.steps) == 2, "one evaluation each"
+    kept = make(tiny, init=init, strength=0.0)
+    assert 0 < np.abs(near - kept).mean() < np.abs(far - kept).mean()
+
+
 def test_a_photo_speaks_as_loud_as_it_is_told(tiny: FluxNetworks) -> None:
     photo = picture(2, (40, 30, 3))
     tokens = photo_tokens(tiny, photo)

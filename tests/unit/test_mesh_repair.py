@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from backend.geometry.mesh_repair import border_edges, face_areas, is_closed, parts, repair
+from backend.geometry.mesh_repair import border_edges, face_areas, is_closed, kept_whole, parts, repair
 from backend.geometry.simplify import simplify
 from backend.systems.cupid.occupancy_mesh import mesh_from_occupancy
 
@@ -89,6 +89,16 @@ def test_winding_agrees_and_faces_out():
     assert is_closed(result.faces) and volume(result.vertices, result.faces) > 0.4
     inside_out = repair(vertices, faces[:, ::-1])
     assert volume(inside_out.vertices, inside_out.faces) > 0.4
+
+
+def test_somebodys_own_mesh_is_kept_whole_but_for_faces_without_area():
+    shell, floater = trimesh.creation.icosphere(2, 0.5), trimesh.creation.icosphere(1, 0.01)
+    floater.apply_translation([0.9, 0, 0])
+    both = trimesh.util.concatenate([shell, floater])
+    faces = np.vstack([both.faces, [[0, 0, 1]]])
+    kept = kept_whole(both.vertices, faces)
+    assert len(kept.faces) == len(both.faces) and len(kept.vertices) == len(both.vertices)
+    assert np.array_equal(kept.vertices[kept.faces], both.vertices[both.faces])
 
 
 def test_broken_faces_go():

@@ -3,8 +3,9 @@
 Small weights draw tiles of 64 pixels, less than the mesh itself holds, so only the difference is taken over: between
 the bundle that was made and what the weights' autoencoder alone makes of the one that was sent. What the autoencoder
 cannot hold is in both and falls out. Colours: the difference is added to the mesh's own. Shape: not from the bundle,
-because even true normals of such tiles, laid on the faces that they show, make a mesh worse; what smoothing rounded
-is drawn flat again by a filter that keeps edges (`geometry/normal_filter.py`).
+because even true normals of such tiles, laid on the faces that they show, make a mesh worse; what smoothing took off is
+given back (`geometry/regrowth.py`) and what it rounded is drawn flat again by a filter that keeps edges
+(`geometry/normal_filter.py`). An edit leaves the shape alone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from backend.contract.meshes import MeshData
 from backend.geometry.edge_splitting import with_short_edges
 from backend.geometry.nearest_surface import NearestSurface
 from backend.geometry.normal_filter import without_noise
+from backend.geometry.regrowth import regrown
 from backend.geometry.surface_sampling import colors_at
 from backend.rendering.rasterizer import rasterize
 from backend.rendering.tangent_space import angle_normals
@@ -37,7 +39,7 @@ COLOR_NOISE = 0.2
 PURE = 0.5  # share of a pixel that both show from which its colours are compared
 REACH = 2.0  # pixels that differences are carried beyond the outline, where pixels are mixed with white
 LONGEST_EDGE = 0.03  # of a mesh that is drawn flat: longer ones hide what was rounded
-FLATTENING = 8  # rounds of the filter
+FLATTENING = 12  # rounds of the filter
 MOST_FACES = 40_000
 
 
@@ -62,14 +64,25 @@ def without_small(change: np.ndarray, noise: float) -> np.ndarray:
     return np.asarray(change * (length / noise - 1.0).clip(0.0, 1.0), np.float32)
 
 
-def changed_mesh(mesh: MeshData, sent: np.ndarray, change: Change, options: FinishOptions) -> MeshData:
-    """The mesh, in the object cube, with a change of its bundle picture `sent` [2S,4S,3], finished.
+def changed_mesh(
+    mesh: MeshData, sent: np.ndarray, change: Change, options: FinishOptions, sharpening: float = 1.0
+) -> MeshData:
+    """The mesh, in the object cube, with a change of its bundle picture `sent` [2S,4S,3], finished; no part is lost.
 
-    Colours are its own texture's where it has one, else those of the picture.
+    Colours are its own texture's where it has one, else those of the picture. sharpening: of its shape, 0 (stays as it
+    is) to 1.
     """
+    vertices, faces = sharpened(mesh, sharpening)
+    return finish(vertices, faces, options, None, change_painter(mesh, split(sent), change), whole=True)
+
+
+def sharpened(mesh: MeshData, amount: float) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices [V,3] and faces [F,3] of the mesh: rounded edges drawn out, dents and bumps drawn flat."""
+    if amount <= 0:
+        return np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64)
     vertices, faces = with_short_edges(mesh.vertices, mesh.faces, LONGEST_EDGE, MOST_FACES)
-    vertices = without_noise(vertices, faces, FLATTENING).clip(-0.5, 0.5)
-    return finish(vertices, faces, options, None, change_painter(mesh, split(sent), change))
+    grown = regrown(vertices, faces, amount)
+    return without_noise(grown, faces, max(1, round(amount * FLATTENING))).clip(-0.5, 0.5), faces
 
 
 def change_views(vertices: np.ndarray, faces: np.ndarray, values: np.ndarray, known: np.ndarray) -> list[ViewColors]:

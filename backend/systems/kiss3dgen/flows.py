@@ -25,6 +25,7 @@ LIMITS = {
     "redux_strength": (0.0, 2.0),
     "control_scale": (0.0, 2.0),
     "control_end": (0.0, 1.0),
+    "level": (0.0, 1.0),
     "lora_scale": (0.0, 2.0),
     "steps": (1, 200),
     "seed": (0, 2**63 - 1),
@@ -37,7 +38,10 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class StageOneFlow:
-    """One row of section 6. redux_strength None: no photo tokens. control_scale 0: no ControlNet."""
+    """One row of section 6. redux_strength None: no photo tokens. control_scale 0: no ControlNet.
+
+    level: of small weights, the noise that the row's strength stands for, left in one step (None: the row's steps).
+    """
 
     init: str
     strength: float
@@ -48,6 +52,7 @@ class StageOneFlow:
     redux_strength: float | None = None
     control_scale: float = 0.0
     control_end: float = 1.0
+    level: float | None = None
 
     @property
     def needs_photo(self) -> bool:
@@ -61,9 +66,11 @@ class StageOneFlow:
 
     def settings(self, steps: int | None = None, strength: float | None = None) -> SampleSettings:
         """For the sampler; `steps` and `strength` replace the flow's own."""
+        wanted = self.strength if strength is None else strength
         return SampleSettings(
             steps=steps or self.steps,
-            strength=self.strength if strength is None else strength,
+            strength=wanted,
+            level=None if self.level is None else min(1.0, self.level * wanted / self.strength),
             redux_strength=1.0 if self.redux_strength is None else self.redux_strength,
             control_scale=self.control_scale,
             control_end=self.control_end,

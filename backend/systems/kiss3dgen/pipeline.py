@@ -42,7 +42,7 @@ from backend.systems.kiss3dgen.flux.prompts import (
 )
 from backend.systems.kiss3dgen.flux.sampler import generate_bundle
 from backend.systems.kiss3dgen.isomer.settings import settings_for
-from backend.systems.kiss3dgen.request import Request, parse_request
+from backend.systems.kiss3dgen.request import ENHANCE, Request, parse_request
 
 TEXT, IMAGE, MESH = "text_to_3d", "image_to_3d", "refine_mesh"
 STAGES = ("prepare", "sample_bundle", *reconstruct.STAGES)
@@ -237,8 +237,15 @@ def refined_object(networks: FluxNetworks, inputs: dict[str, bytes], request: Re
     hooks.stage(reconstruct.STAGES[1])
     change = enhance.change_between(seen, made)
     hooks.check_cancelled()
-    mesh = enhance.changed_mesh(given, shown, change, request.finish)
+    mesh = enhance.changed_mesh(given, shown, change, request.finish, sharpening(networks.settings, request))
     return _result(networks, picture, MESH, request, hooks, mesh=mesh)
+
+
+def sharpening(settings: FluxSettings, request: Request) -> float:
+    """How much of a mesh's shape is drawn sharper: all at the flow's own strength; nothing when it is edited."""
+    usual = mesh_flow(settings, request).strength
+    wanted = usual if request.strength is None else request.strength
+    return min(1.0, wanted / usual) if request.purpose == ENHANCE else 0.0
 
 
 TASKS: dict[str, TaskFunction] = {TEXT: object_from_text, IMAGE: object_from_photo, MESH: refined_object}

@@ -30,7 +30,7 @@ from backend.systems.kiss3dgen.flux.latents import (
     text_ids,
 )
 from backend.systems.kiss3dgen.flux.networks import FluxNetworks
-from backend.systems.kiss3dgen.flux.schedule import control_window, heun_schedule, integrate
+from backend.systems.kiss3dgen.flux.schedule import control_window, heun_schedule, integrate, single_step
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,9 @@ class SampleSettings:
 
     steps: None takes the weights' own. strength: share of the steps that is done on `init`. redux_strength: how loud
     the photo is. control_scale, control_end: of the tile ControlNet. guidance, guidance_scale: None takes the weights'
-    own. preview_every: steps between previews, 0 for none. lora: kind of LoRA (image, mesh) where the weights have one,
-    None for the one in use; lora_scale: how much of it.
+    own. level: noise that `init` gets and loses in one step, in place of steps and strength. preview_every: steps
+    between previews, 0 for none. lora: kind of LoRA (image, mesh) where the weights have one, None for the one in
+    use; lora_scale: how much of it.
     """
 
     steps: int | None = None
@@ -58,6 +59,7 @@ class SampleSettings:
     control_end: float = 1.0
     guidance: float | None = None
     guidance_scale: float | None = None
+    level: float | None = None
     preview_every: int = 2
     lora: str | None = None
     lora_scale: float = 1.0
@@ -115,6 +117,8 @@ def generate_bundles(
     started = _encode(networks, init, count) if init is not None and strength < 1 else None
     keeps = None if control is None or settings.control_scale == 0 else _encode(networks, control, count)
     schedule = heun_schedule(settings.steps or own.steps, strength, own.shift)
+    if settings.level is not None and started is not None:
+        schedule = single_step(settings.level)
     window = control_window(schedule.evaluations, settings.control_end) if keeps is not None else []
     guidance = own.guidance if settings.guidance is None else settings.guidance
     positions = image_ids(height, width, device)

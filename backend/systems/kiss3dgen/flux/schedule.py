@@ -59,6 +59,11 @@ def heun_schedule(steps: int, strength: float = 1.0, shift: float = 3.0) -> Heun
     return HeunSchedule(doubled, min(2 * skipped, 2 * steps - 1))
 
 
+def single_step(level: float) -> HeunSchedule:
+    """One predictor step from the noise `level` to the picture: the mean of what may be there, nothing invented."""
+    return HeunSchedule(torch.tensor([level, 0.0]), 0)
+
+
 def shifted(sigma: np.ndarray | np.floating, shift: float) -> np.ndarray:
     """The static shift of noise levels."""
     return np.asarray(shift * sigma / (1 + (shift - 1) * sigma))
