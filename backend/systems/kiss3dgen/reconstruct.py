@@ -37,6 +37,7 @@ SPHERE_STEPS = (200, 100)  # from a ball, as the original ISOMER takes (spec 8)
 HULL_STEP_SIZE, HULL_LAPLACIAN = 0.15, 0.05
 START_FACES = 10_000  # the hull's own many faces are as small as its grid, flat sides or not
 REFINE_SIZE = 128  # pixels of a tile at which shapes are refined: larger ones cost more than they show
+NORMAL_SPREAD = 0.7  # of normals that are averaged: ISOMER's surface is bumpy up to such angles (41 degrees)
 EVENING = ((0.5, -0.53),) * 2  # Taubin's smoothing: takes the noise of single edges, keeps the volume
 
 
@@ -106,7 +107,7 @@ def refined(bundle: Bundle, settings: ReconstructSettings, hooks: Hooks, start: 
     moved = from_bundle_frame(shape.detach().cpu().numpy().astype(np.float64))
     numbered = triangles.cpu().numpy()
     if settings.isomer is None:
-        moved = without_noise(moved, numbered)
+        moved = without_noise(moved, numbered, spread=NORMAL_SPREAD)
     return moved.clip(-0.5, 0.5), numbered
 
 
