@@ -5,7 +5,7 @@ Parts, chosen with `--parts`; each is one entry of the report's summary:
 * reconstruct: a mesh from each object's true bundle (`evaluate kiss3dgen-reconstruct` is the same alone);
 * text: a bundle from each object's caption; does a classifier that knows real bundles name the right category, how
   often does it for the objects themselves, and how much do bundles of other seeds differ;
-* photo: a mesh from one unseen view, in the columns of `evaluate cupid` that need no camera;
+* photo: a mesh from one unseen view, in the columns of `evaluate cupid` (`kiss3dgen_photo.py`);
 * enhance: meshes made worse on purpose come back how much nearer to what they were (`kiss3dgen_enhance.py`);
 * edit: meshes asked to be another colour: does the hue go there, does the outline stay.
 """
@@ -23,21 +23,19 @@ from typing import Any
 import numpy as np
 
 from backend.contract.errors import MaquetteError
-from backend.contract.meshes import mesh_from_bytes
 from backend.data.blender import BlenderNotFound
 from backend.data.bundles import BundleDataset
 from backend.data.objects import read_object
 from backend.data.prepare import read_assets
-from backend.evaluation import bundle_classifier, metrics
+from backend.evaluation import bundle_classifier
 from backend.evaluation import kiss3dgen_enhance as enhance
 from backend.evaluation import kiss3dgen_reconstruct as reconstruct
-from backend.evaluation.views import views_from_assets
-from backend.formats.images import encode_png
+from backend.evaluation.kiss3dgen_photo import measure_photo
 from backend.rendering.bundle_views import draw_bundle
 from backend.rendering.image_metrics import mask_iou
 from backend.systems.base import Hooks
 from backend.systems.kiss3dgen import bundle, colors
-from backend.systems.kiss3dgen.pipeline import IMAGE, KissSystem, bundle_from_text
+from backend.systems.kiss3dgen.pipeline import KissSystem, bundle_from_text
 from backend.systems.kiss3dgen.reconstruct import ReconstructSettings
 from backend.systems.kiss3dgen.request import Request
 
@@ -46,7 +44,6 @@ logger = logging.getLogger(__name__)
 SEEDS = 3  # bundles a caption for the diversity
 EDIT_COLORS = ("red", "green", "blue", "yellow")
 PARTS = ("reconstruct", "text", "photo", "enhance", "edit")
-SAMPLES = 4000
 RECONSTRUCTED = 40  # objects, without --limit; as many are enhanced and edited
 EDIT_TILE = 128  # pixels of a view that an edit is measured in
 
@@ -96,37 +93,6 @@ def measure_text(system: KissSystem, options: argparse.Namespace) -> dict[str, A
         "count": count,
     }
     return {"objects": entries, "summary": summary}
-
-
-def measure_photo(system: KissSystem, options: argparse.Namespace) -> dict[str, Any]:
-    """The part photo: Chamfer and voxel IoU of whole surfaces in the object's frame, as `evaluate cupid` has them."""
-    entries = []
-    for view in views_from_assets(options.assets, options.split, 1, options.limit, options.seed):
-        started = time.perf_counter()
-        entry: dict[str, Any] = {
-            "id": view.object_id,
-            "error": "",
-            "chamfer_full": 1.0,
-            "voxel_iou": 0.0,
-            "fscore_05": 0.0,
-        }
-        try:
-            parameters = {"seed": options.seed, "weights": options.weights}
-            result = system.run(IMAGE, {"image": encode_png(view.rgba)}, parameters, Hooks())
-            mesh = mesh_from_bytes({item.name: item.data for item in result.artifacts}["asset.mesh"])
-            points = metrics.surface_points(mesh.vertices, mesh.faces, SAMPLES)
-            found = metrics.shape_score(points, view.surface)
-            entry |= {"chamfer_full": found.chamfer, "fscore_05": found.fscore_05}
-            entry["voxel_iou"] = metrics.voxel_iou(points, view.occupancy)
-        except MaquetteError as error:
-            entry["error"] = str(error)
-        entry["seconds"] = time.perf_counter() - started
-        entries.append(entry)
-        logger.info("%d %s: chamfer %.3f", len(entries), view.object_id, entry["chamfer_full"])
-    names = ("chamfer_full", "fscore_05", "voxel_iou")
-    summary: dict[str, Any] = {name: float(np.mean([entry[name] for entry in entries])) for name in names}
-    summary["seconds_median"] = float(np.median([entry["seconds"] for entry in entries]))
-    return {"objects": entries, "summary": {**summary, "count": len(entries)}}
 
 
 def measure_edit(system: KissSystem, options: argparse.Namespace) -> dict[str, Any]:
@@ -211,6 +177,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m backend evaluate kiss3dgen", description=__doc__)
     parser.add_argument("--assets", type=Path, required=True, help="folder of GLB files with an objects.csv")
     parser.add_argument("--bundles", type=Path, help="their true bundles (python -m backend.data.bundles); for text")
+    parser.add_argument("--shards", type=Path, help="photo: views are taken from these prepared shards, not rendered")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--split", default="val")
     parser.add_argument("--limit", type=int, help="objects at most")
