@@ -63,7 +63,5 @@ def found_camera(finder: CupidSystem, view: TestView, mesh: bytes) -> tuple[np.n
     except MaquetteError as error:
         logger.info("%s: %s", view.object_id, error)
         return None, None
-    camera = json.loads({item.name: item.data for item in result.artifacts}["camera.json"])
-    if camera["world_to_camera"] is None:
-        return None, None
-    return np.array(camera["world_to_camera"]), np.array(camera["intrinsics"])
+    match = json.loads({item.name: item.data for item in result.artifacts}["match.json"])
+    return np.array(match["world_to_camera"]), np.array(match["intrinsics"])
