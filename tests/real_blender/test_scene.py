@@ -32,8 +32,8 @@ def test_the_objects_stand_before_the_photo_where_it_shows_them(seen: dict):
     assert seen["made"] == MADE and seen["collections"][-1] == "Maquette photo"
     assert seen["camera"] == "photo Camera" and seen["backgrounds"] == ["photo.png"]
     assert seen["job"]["sources"] == ["depth"] * 3
-    # By seed 0.59, 0.65, 0.75, 0.90 were seen: mini sometimes loses the legs of the bench. A scene that misses its photo
-    # is below 0.4.
+    # By seed 0.59, 0.65, 0.75, 0.90 were seen: mini sometimes loses the legs of the bench. A scene that misses its
+    # photo is below 0.4.
     assert seen["job"]["mask_iou"] > 0.5
     assert (seen["folder"] / "scene.png").stat().st_size > 50_000  # an empty window packs into less
 
