@@ -184,8 +184,8 @@ def blender_tests(name: str, version: str, *paths: str) -> TierResult:
     return run_pytest(name, bpy_python(version), *paths, env={"BLENDER_USER_RESOURCES": str(resources)})
 
 
-WINDOW_TESTS = ("window", "moments", "backgrounds", "models", "occluder", "three_photos", "match_mesh", "scene", "text",
-                "refine")  # fmt: skip
+WINDOW_TESTS = ("window", "moments", "backgrounds", "models", "occluder", "three_photos", "match_mesh", "masks",
+                "scene", "text", "refine", "render", "render_mini")  # fmt: skip
 
 TIERS: dict[str, Callable[[], TierResult]] = {
     "lint": lambda: run_check("lint", [backend_python(), "-m", "ruff", "check", "."]),

@@ -87,5 +87,5 @@ def turn_matrix(angle: float) -> np.ndarray:
 
 
 def to_bytes(values: np.ndarray) -> np.ndarray:
-    """Values in [0,1] as uint8 the way the published renderer has it: clipped and cut off, not rounded."""
-    return (np.clip(values, 0.0, 1.0) * np.float32(255.0)).astype(np.uint8)
+    """Values in [0,1] as uint8 the way the published renderer has it: float32, clipped and cut off, not rounded."""
+    return (np.clip(np.asarray(values, np.float32), 0.0, 1.0) * np.float32(255.0)).astype(np.uint8)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,27 +26,32 @@ VIEWS = 4
 CHANNELS = 7  # colours, normals, mask
 
 
+def halving_layers(widths: Sequence[int]) -> nn.Sequential:
+    """Two convolutions for each step of `widths`, the first of them halving the side: [B,widths[0],S,S] and on."""
+    return nn.Sequential(
+        *(
+            nn.Sequential(
+                nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.GELU(),
+                nn.Conv2d(after, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.GELU(),
+            )
+            for before, after in zip(widths[:-1], widths[1:], strict=True)
+        )
+    )  # fmt: skip
+
+
 class BundleClassifier(nn.Module):
     """The same convolutions on every view [B,4,7,S,S], averaged over the views: logits [B,categories]."""
 
     def __init__(self, categories: int, width: int = 32) -> None:
         super().__init__()
         widths = (CHANNELS, width, 2 * width, 4 * width, 4 * width)
-        self.layers = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.GELU(),
-                nn.Conv2d(after, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.GELU(),
-            )
-            for before, after in zip(widths[:-1], widths[1:], strict=True)
-        )  # fmt: skip
+        self.layers = halving_layers(widths)
         self.dropout = nn.Dropout(0.3)
         self.head = nn.Linear(2 * widths[-1], categories)
 
     def forward(self, views: Tensor) -> Tensor:
         batch = views.shape[0]
-        features = views.flatten(0, 1)
-        for layer in self.layers:
-            features = layer(features)
+        features = self.layers(views.flatten(0, 1))
         features = features.mean((2, 3)).reshape(batch, VIEWS, -1)
         logits: Tensor = self.head(self.dropout(torch.cat([features.mean(1), features.amax(1)], -1)))
         return logits

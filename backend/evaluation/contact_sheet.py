@@ -72,11 +72,17 @@ def contact_sheet(results: Sequence[Result], entries: Sequence[dict[str, Any]], 
     """Draw `results` with the numbers of their report `entries` (same order). Errors: `MaquetteError` without any."""
     if not results:
         raise MaquetteError("bad_input", "There is no result for a contact sheet; evaluate at least one view.")
-    sheet, draw, places = ruled_sheet(len(results), title, HEADINGS)
-    for (x, y), result, entry in zip(places, results, entries, strict=False):
-        for place, panel in enumerate(panels(result)):
+    rows = [(panels(result), caption(entry)) for result, entry in zip(results, entries, strict=False)]
+    return captioned_sheet(rows, title, HEADINGS)
+
+
+def captioned_sheet(rows: Sequence[tuple[list[Image.Image], str]], title: str, headings: Sequence[str]) -> Image.Image:
+    """A sheet of results, each the panels below `headings` and the line below them."""
+    sheet, draw, places = ruled_sheet(len(rows), title, headings)
+    for (x, y), (shown, line) in zip(places, rows, strict=True):
+        for place, panel in enumerate(shown):
             sheet.paste(panel, (x + place * (PANEL + GAP), y))
-        draw.text((x, y + PANEL + 2), caption(entry), FAINT, font(12))
+        draw.text((x, y + PANEL + 2), line, FAINT, font(12))
     return sheet
 
 

@@ -28,6 +28,7 @@ from backend.evaluation import metrics
 from backend.evaluation.baselines import BANK_FILE, Bank, Baselines, load_bank, make_bank, render_bank, save_bank
 from backend.evaluation.contact_sheet import Recorder, contact_sheet
 from backend.evaluation.occluders import occluder
+from backend.evaluation.reports import save_report, save_sheet
 from backend.evaluation.views import TestView, views_from_assets, views_from_shards
 from backend.formats.images import encode_png, photo_on_white
 from backend.nn.devices import peak_mib
@@ -220,11 +221,8 @@ def main(arguments: Sequence[str]) -> int:
         report = evaluate(views, answer, Baselines(bank) if bank else None)
     except (FileNotFoundError, BlenderNotFound) as error:
         raise MaquetteError("bad_input", str(error)) from error
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
-    logger.info("summary: %s", json.dumps(report["summary"]))
+    save_report(options.out, report)
     if options.sheet:
         title = f"CUPID, weights {options.weights}, split {options.split}: the first results, not chosen"
-        options.sheet.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(recorder.results, report["objects"], title).save(options.sheet, optimize=True)
+        save_sheet(options.sheet, contact_sheet(recorder.results, report["objects"], title))
     return 0

@@ -30,6 +30,7 @@ from backend.contract.errors import MaquetteError
 from backend.contract.meshes import MeshData
 from backend.data import blender, prepare
 from backend.data.shards import ShardDataset
+from backend.evaluation.reports import write_report
 from backend.formats.images import encode_png, photo_on_white
 from backend.geometry.mesh_repair import repair
 from backend.rendering.image_metrics import psnr
@@ -194,7 +195,6 @@ def main(arguments: Sequence[str]) -> int:
         raise MaquetteError("bad_input", "There is nothing to evaluate on; give --assets or --shards.")
     networks = model.load_model(options.weights)
     entries: list[dict[str, Any]] = []
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     try:
         for name, rgba in pictures(options.assets, options.shards, options.limit, options.seed):
             entry: dict[str, Any] = {"id": name, "budgets": {}}
@@ -207,7 +207,7 @@ def main(arguments: Sequence[str]) -> int:
             entries.append(entry)
             logger.info("%d %s: %s", len(entries), name, json.dumps(entry["budgets"]))
             report = {"objects": entries, "summary": summarise(entries)}
-            options.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
+            write_report(options.out, report)
     except (FileNotFoundError, blender.BlenderNotFound) as error:
         raise MaquetteError("bad_input", str(error)) from error
     logger.info("summary: %s", json.dumps(summarise(entries)))

@@ -13,7 +13,6 @@ Parts, chosen with `--parts`; each is one entry of the report's summary:
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +30,7 @@ from backend.evaluation import bundle_classifier
 from backend.evaluation import kiss3dgen_enhance as enhance
 from backend.evaluation import kiss3dgen_reconstruct as reconstruct
 from backend.evaluation.kiss3dgen_photo import measure_photo
+from backend.evaluation.reports import save_report
 from backend.rendering.bundle_views import draw_bundle
 from backend.rendering.image_metrics import mask_iou
 from backend.systems.base import Hooks
@@ -200,7 +200,5 @@ def main(arguments: Sequence[str]) -> int:
             report["summary"][part] = report[part].pop("summary")
     except (FileNotFoundError, BlenderNotFound) as error:
         raise MaquetteError("bad_input", str(error)) from error
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
-    logger.info("summary: %s", json.dumps(report["summary"]))
+    save_report(options.out, report)
     return 0

@@ -23,6 +23,7 @@ from backend.contract.meshes import MeshData, mesh_to_bytes
 from backend.data import blender, prepare, surface
 from backend.data.bundles import bundle_picture, render_bundles
 from backend.evaluation.mesh_scores import SAMPLES, Picture, picture_scores, surface_scores
+from backend.evaluation.reports import write_report
 from backend.geometry.surface_sampling import sample_surface
 from backend.systems.base import Hooks
 from backend.systems.finishing import FinishOptions
@@ -144,7 +145,6 @@ def main(arguments: Sequence[str]) -> int:
         start=options.start, finish=FinishOptions(triangles=options.triangles), device=options.device
     )
     entries: list[dict[str, Any]] = []
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     if options.meshes:
         options.meshes.mkdir(parents=True, exist_ok=True)
     try:
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str]) -> int:
                 (options.meshes / f"{case.name.replace('/', '_')}.mesh").write_bytes(mesh_to_bytes(mesh))
             logger.info("%d %s: %s", len(entries), case.name, {k: round(entry[k], 3) for k in MEASURES})
             report = {"size": options.size, "objects": entries, "summary": summarise(entries)}
-            options.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
+            write_report(options.out, report)
     except (FileNotFoundError, blender.BlenderNotFound) as error:
         raise MaquetteError("bad_input", str(error)) from error
     logger.info("summary: %s", json.dumps(summarise(entries)))

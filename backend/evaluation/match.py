@@ -27,6 +27,7 @@ from backend.contract.meshes import MeshData, mesh_to_bytes
 from backend.data import prepare
 from backend.data.blender import BlenderNotFound
 from backend.evaluation import metrics
+from backend.evaluation.reports import save_report
 from backend.evaluation.views import TestView, views_from_assets, views_from_shards
 from backend.formats.images import encode_png
 from backend.systems.base import Hooks
@@ -202,7 +203,5 @@ def main(arguments: Sequence[str]) -> int:
         report = evaluate(views, paths, cupid_answer(parameters), options.seed, not options.without_colors)
     except (FileNotFoundError, BlenderNotFound) as error:
         raise MaquetteError("bad_input", str(error)) from error
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
-    logger.info("summary: %s", json.dumps(report["summary"]))
+    save_report(options.out, report)
     return 0

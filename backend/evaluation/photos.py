@@ -24,6 +24,7 @@ from backend.contract.errors import MaquetteError
 from backend.contract.meshes import MeshData, mesh_from_bytes
 from backend.data.shards import ShardDataset
 from backend.evaluation import metrics
+from backend.evaluation.reports import save_report
 from backend.formats.images import encode_png, photo_on_white
 from backend.rendering.views import render_mesh
 from backend.systems.base import Hooks
@@ -203,7 +204,5 @@ def main(arguments: Sequence[str]) -> int:
         report = evaluate(found, cupid_answer(parameters), options.photos)
     except FileNotFoundError as error:
         raise MaquetteError("bad_input", str(error)) from error
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
-    logger.info("summary: %s", json.dumps(report["summary"]))
+    save_report(options.out, report)
     return 0

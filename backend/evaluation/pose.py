@@ -8,7 +8,6 @@ processor time, and how often it had no answer (counted as half a turn).
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 
 from backend.contract.errors import MaquetteError
 from backend.contract.frames import project
+from backend.evaluation.reports import write_report
 from backend.evaluation.views import TestView, views_from_shards
 from backend.geometry.pose import Camera, solve_dlt
 from backend.geometry.robust_pose import solve_robust
@@ -126,8 +126,7 @@ def main(arguments: Sequence[str]) -> int:
         report: dict[str, Any] = {"seed": options.seed, "cases": measure(views, options.seed)}
     except FileNotFoundError as error:
         raise MaquetteError("bad_input", str(error)) from error
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    write_report(options.out, report)
     for name, solvers in report["cases"].items():
         for solver, row in solvers.items():
             logger.info(

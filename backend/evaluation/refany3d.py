@@ -41,6 +41,7 @@ from backend.evaluation.refany3d_judge import SceneJudge, agreement, train_judge
 from backend.evaluation.refany3d_matches import Features, count_matches, find_features
 from backend.evaluation.refany3d_measures import Subject
 from backend.evaluation.refany3d_sheet import Shown, picture_sheet
+from backend.evaluation.reports import save_report, save_sheet
 from backend.nn.devices import peak_mib
 from backend.systems.refany3d.camera_from_points import solve_picture
 from backend.systems.refany3d.condition_views import ConditionViews
@@ -142,17 +143,7 @@ def summarise(run: Run, cases: Sequence[Case], judge: SceneJudge | None) -> dict
     entries, pictures = [run.entries[number] for number in kept], [run.pictures[number] for number in kept]
     summary: dict[str, Any] = means(entries)
     summary |= {f"{name}_median": float(np.median([entry[name] for entry in entries])) for name in MEANS[:3]}
-    extra = (
-        "matches_views",
-        "camera_solved",
-        "camera_found",
-        "clip_i_avg",
-        "clip_i_max",
-        "clip_t",
-        "dino_avg",
-        "dino_max",
-    )
-    summary |= {name: float(np.mean([entry[name] for entry in entries])) for name in extra if name in entries[0]}
+    summary |= {name: float(np.mean([entry[name] for entry in entries])) for name in EXTRA if name in entries[0]}
     for name in ("seconds", "processor_seconds"):
         summary[f"{name}_median"] = float(np.median([entry[name] for entry in entries]))
     summary["peak_mib"] = peak_mib()
@@ -281,12 +272,9 @@ def main(arguments: Sequence[str]) -> int:
         report, run = evaluate(options)
     except FileNotFoundError as error:
         raise MaquetteError("bad_input", str(error)) from error
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
-    logger.info("summary: %s", json.dumps(report["summary"]))
+    save_report(options.out, report)
     if options.sheet:
         title = f"RefAny3D, weights {Path(options.weights).name}: the first {len(run.shown)} unseen objects, not chosen"
         title += ". Below: text, point-map error, silhouette IoU, masked PSNR"
-        options.sheet.parent.mkdir(parents=True, exist_ok=True)
-        picture_sheet(run.shown, run.entries, title).save(options.sheet, optimize=True)
+        save_sheet(options.sheet, picture_sheet(run.shown, run.entries, title))
     return 0

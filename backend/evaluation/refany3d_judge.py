@@ -19,6 +19,7 @@ from torch.nn import functional
 from backend.data import reference_words
 from backend.data.reference_scenes import SceneDataset
 from backend.data.reference_words import SceneWords
+from backend.evaluation.bundle_classifier import halving_layers
 
 logger = logging.getLogger(__name__)
 
@@ -42,15 +43,7 @@ class SceneClassifier(nn.Module):
     def __init__(self, width: int = 16) -> None:
         super().__init__()
         widths = (3, width, 2 * width, 4 * width, 4 * width)
-        self.layers = nn.Sequential(
-            *(
-                nn.Sequential(
-                    nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.GELU(),
-                    nn.Conv2d(after, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.GELU(),
-                )
-                for before, after in zip(widths[:-1], widths[1:], strict=True)
-            )
-        )  # fmt: skip
+        self.layers = halving_layers(widths)
         self.dropout = nn.Dropout(0.3)
         self.heads = nn.ModuleList(nn.Linear(4 * widths[-1], len(words)) for words in PARTS.values())
 

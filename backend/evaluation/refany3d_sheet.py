@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from backend.contract.errors import MaquetteError
-from backend.evaluation.contact_sheet import BACKGROUND, FAINT, GAP, PANEL, font, ruled_sheet
+from backend.evaluation.contact_sheet import BACKGROUND, PANEL, captioned_sheet
 
 HEADINGS = ("views", "picture", "point map", "mesh in the picture")
 LONGEST_NAME = 52  # letters of a caption's sentence
@@ -31,12 +31,8 @@ def picture_sheet(results: Sequence[Shown], entries: Sequence[dict[str, Any]], t
     """Draw `results` with the numbers of their report `entries`, same order. Errors: `MaquetteError` without any."""
     if not results:
         raise MaquetteError("bad_input", "There is no picture for a sheet; evaluate at least one object.")
-    sheet, draw, places = ruled_sheet(len(results), title, HEADINGS)
-    for (x, y), result, entry in zip(places, results, entries, strict=False):
-        for place, panel in enumerate(_panels(result)):
-            sheet.paste(panel, (x + place * (PANEL + GAP), y))
-        draw.text((x, y + PANEL + 2), caption(entry), FAINT, font(12))
-    return sheet
+    rows = [(_panels(result), caption(entry)) for result, entry in zip(results, entries, strict=False)]
+    return captioned_sheet(rows, title, HEADINGS)
 
 
 def caption(entry: dict[str, Any]) -> str:

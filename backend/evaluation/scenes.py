@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
-import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -29,6 +28,7 @@ from backend.data import prepare
 from backend.data.blender import BlenderNotFound
 from backend.data.scenes import RenderedScene, random_jobs, render_scenes
 from backend.evaluation import metrics
+from backend.evaluation.reports import save_report, save_sheet
 from backend.evaluation.scene_sheet import SceneResult, scene_sheet
 from backend.formats.images import encode_png
 from backend.systems.base import Hooks
@@ -199,12 +199,8 @@ def main(arguments: Sequence[str]) -> int:
         report, shown = evaluate(render_scenes(jobs, options.scenes), networks, request)
     except (FileNotFoundError, BlenderNotFound) as error:
         raise MaquetteError("bad_input", str(error)) from error
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
-    logger.info("summary: %s", json.dumps(report["summary"]))
+    save_report(options.out, report)
     if options.sheet:
-        options.sheet.parent.mkdir(parents=True, exist_ok=True)
-        scene_sheet(shown, f"CUPID, weights {options.weights}, split {options.split}: scenes, not chosen").save(
-            options.sheet, optimize=True
-        )
+        title = f"CUPID, weights {options.weights}, split {options.split}: scenes, not chosen"
+        save_sheet(options.sheet, scene_sheet(shown, title))
     return 0

@@ -95,7 +95,10 @@ class LocalExecutor:
         self._describe_at = 0.0
 
     def run(self, job: JobRequest, listener: Callable[[dict[str, Any]], None]) -> Outcome:
-        """Run `job` in the worker; a dead worker is replaced first, a dying one is an `internal` failure."""
+        """Run `job` in the worker; a dead worker is replaced first, one that dies at work is an `internal` failure.
+
+        A worker can be dying while it still takes messages: one that never took the job is replaced, too, once.
+        """
         with self._lock:
             self._job_id, self._cancelled = job.job_id, False
             if job.job_id in self._early_cancels:
@@ -103,11 +106,11 @@ class LocalExecutor:
                 self._job_id = ""
                 return Outcome("cancelled")
         try:
-            pipe = self._start()
-            pipe.send({"type": "run", "job": to_json(job)})
-            outcome = self._follow(job.job_id, pipe, listener)
-        except BrokenPipeError:
-            outcome = self._died()
+            outcome = self._attempt(job, listener)
+            if outcome is None:
+                self._kill()
+                logger.info("job %s was never taken; another worker gets it", job.job_id)
+                outcome = self._attempt(job, listener) or self._died()
         except Exception:
             # The listener could not record what happened: the worker's state is unknown, so it goes.
             self._kill()
@@ -179,6 +182,15 @@ class LocalExecutor:
         except subprocess.TimeoutExpired:
             self._kill()
 
+    def _attempt(self, job: JobRequest, listener: Callable[[dict[str, Any]], None]) -> Outcome | None:
+        """How `job` ended in one worker; None if that died, or was not to be had, before it took the job."""
+        try:
+            pipe = self._start()
+            pipe.send({"type": "run", "job": to_json(job)})
+        except BrokenPipeError:
+            return None
+        return self._follow(job.job_id, pipe, listener)
+
     def _start(self) -> MessagePipe:
         with self._lock:
             if self._stopped or self._cancelled:
@@ -195,7 +207,8 @@ class LocalExecutor:
             logger.info("worker %d started for %s", self._process.pid, self.device)
             return self._pipe
 
-    def _follow(self, job_id: str, pipe: MessagePipe, listener: Callable[[dict[str, Any]], None]) -> Outcome:
+    def _follow(self, job_id: str, pipe: MessagePipe, listener: Callable[[dict[str, Any]], None]) -> Outcome | None:
+        taken = False
         while (message := pipe.receive()) is not None:
             kind = message["type"]
             if kind == "ready":
@@ -206,6 +219,8 @@ class LocalExecutor:
                     self._kill()
             elif message["job_id"] != job_id:
                 logger.warning("the worker spoke of job %s while %s runs", message["job_id"], job_id)
+            elif kind == "taken":
+                taken = True
             elif kind == "finished":
                 return Outcome("done")
             elif kind == "cancelled":
@@ -214,7 +229,7 @@ class LocalExecutor:
                 return Outcome("failed", from_json(Failure, message["failure"]))
             else:
                 listener(message)
-        return self._died()
+        return self._died() if taken else None
 
     def _died(self) -> Outcome:
         code = self._kill()

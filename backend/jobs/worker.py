@@ -2,7 +2,8 @@
 
 `python -m backend.jobs.worker --data DIR --device cpu` speaks `backend.jobs.pipe` on its standard streams:
 in  {"type": "run", "job": JobRequest}, {"type": "cancel", "job_id"}; end of input ends the process.
-out {"type": "ready"}, then for each job stage, step, message, preview, artifact, and at last finished or failed.
+out {"type": "ready"}, then for each job taken, stage, step, message, preview, artifact, and at last finished, failed
+or cancelled.
 
 Two threads: the main one runs systems, the other reads messages, so that a cancel is seen while a job runs.
 """
@@ -118,6 +119,7 @@ class Worker:
 
     def _run_job(self, job: JobRequest) -> None:
         logger.info("job %s: %s %s", job.job_id, job.system, job.task)
+        self.pipe.send({"type": "taken", "job_id": job.job_id})
         try:
             with log_also_to(self._jobs / job.job_id / "job.log"):
                 self._make(job)

@@ -94,15 +94,15 @@ class TrainingStage:
             tensors = {k: v.half() if v.ndim > 1 and k not in self.exact else v for k, v in tensors.items()}
             save_model(self.folder, role, self.entries[role]["name"], self.arguments(role), tensors)
 
-    def load_shipped(self) -> bool:
-        """Start from exported weights, where a run's own checkpoint is not at hand; False if they do not fit.
+    def place(self, role: str) -> Path:
+        """Where the weights of `role` lie, without suffix: in `folder` if exported there, else those that ship."""
+        return (self.folder if tensor_files(self.folder / role) else self.shipped) / role
 
-        A network that has been exported to `folder` comes from there.
-        """
+    def load_shipped(self) -> bool:
+        """Start from exported weights, where a run's own checkpoint is not at hand; False if they do not fit."""
         try:
             for role, name in self.parts.items():
-                place = self.folder if tensor_files(self.folder / role) else self.shipped
-                tensors = {key: tensor.float() for key, tensor in load_tensors(place / role).items()}
+                tensors = {key: tensor.float() for key, tensor in load_tensors(self.place(role)).items()}
                 load_strict(self.module.get_submodule(name), tensors, role)
         except MaquetteError as error:
             logger.info("%s", error)

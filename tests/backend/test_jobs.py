@@ -194,6 +194,30 @@ def test_crashing_worker_and_idle_death(backend: BackendProcess) -> None:
     backend.wait(backend.submit(), "done")
 
 
+def test_job_that_a_dying_worker_never_took_runs_in_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A worker that was killed takes messages until the system has cleared it away; here it is held just there."""
+    monkeypatch.setenv("MAQUETTE_EXTRA_SYSTEMS", ECHO)
+    before = psutil.Process().children()
+    executor = executors.LocalExecutor(tmp_path, "cpu")
+    outcomes: list[executors.Outcome] = []
+
+    def run() -> None:
+        outcomes.append(executor.run(JobRequest(uuid.uuid4().hex, "echo", "echo", {}, {}), lambda message: None))
+
+    run()
+    (worker,) = (child for child in psutil.Process().children() if child not in before)
+    worker.suspend()
+    thread = threading.Thread(target=run)
+    thread.start()
+    while executor.health() != "busy":
+        time.sleep(0.01)
+    time.sleep(0.3)  # let the job reach the worker's pipe
+    worker.kill()
+    thread.join(60)
+    assert [outcome.state for outcome in outcomes] == ["done", "done"]
+    executor.stop()
+
+
 def test_hanging_job_is_killed_after_its_cancel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The same executor without the server, its ten seconds made half a second."""
     monkeypatch.setenv("MAQUETTE_EXTRA_SYSTEMS", ECHO)

@@ -11,7 +11,8 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
-from backend.systems.refany3d import lora, positions
+from backend.contract.reference_views import FRAMES, view_azimuths
+from backend.systems.refany3d import condition_views, lora, positions
 from backend.systems.refany3d.attention import Mask
 from backend.systems.refany3d.kv_cache import ConditionCache
 from backend.systems.refany3d.training_loss import Draw, training_loss
@@ -86,8 +87,8 @@ def ids_masks(manifest: Manifest, arrays: Arrays) -> list[Comparison]:
         *found,
         ("branch names", names, np.ones(len(manifest["branch_order_8views"]))),
         ("offsets", positions.branch_offsets(512, 1024, 8), arrays["sequence_offsets_512px_8views"]),
-        ("frames", positions.view_frames(8), arrays["condition_frame_indices_60frames_8views"]),
-        ("azimuths", positions.view_azimuths(8), arrays["condition_azimuth_degrees_8views"]),
+        ("frames", view_azimuths(8) * FRAMES / (2.0 * np.pi), arrays["condition_frame_indices_60frames_8views"]),
+        ("azimuths", condition_views.azimuths(8), arrays["condition_azimuth_degrees_8views"]),
         ("pairs", positions.attended_pairs(512, 1024, 8), arrays["attention_pairs_8views_512px"]),
     ]
 

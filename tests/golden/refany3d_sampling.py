@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
+from backend.contract import reference_views
 from backend.contract.meshes import MeshData
 from backend.systems.kiss3dgen.flux.text import TextFeatures
 from backend.systems.refany3d import condition_views, encoding, point_maps
@@ -63,11 +64,11 @@ def render_pointmap(manifest: Manifest, arrays: Arrays) -> list[Comparison]:
     angles = condition_views.azimuths(8)
     found: list[Comparison] = [
         ("azimuth_degrees", np.array(angles), arrays["azimuth_degrees"]),
-        ("encode_uint8", point_maps.to_bytes(arrays["encode_values"]), arrays["encode_uint8"]),
+        ("encode_uint8", reference_views.to_bytes(arrays["encode_values"]), arrays["encode_uint8"]),
     ]
     for degrees in (0, 35, 90, 120, 270):
         name = f"y_rotation_matrix_{degrees}"
-        found.append((name, point_maps.y_matrix(degrees), arrays[name]))
+        found.append((name, reference_views.turn_matrix(np.deg2rad(degrees)), arrays[name]))
     for name, (radius, pitch, rotation) in RENDER_CASES.items():
         vertices = arrays[f"{name}_vertices_loaded"]
         world = point_maps.from_gltf(vertices)
@@ -101,7 +102,7 @@ def _clip(
 ) -> np.ndarray:
     """OpenGL clip positions [8,V,4] of world points through our cameras, near 0.1 and far 100."""
     placed = point_maps.to_gltf(world - bounds.centre) * (2.0 / bounds.longest)
-    near, far, scale = 0.1, 100.0, 2.0 * condition_views.FOCAL
+    near, far, scale = 0.1, 100.0, 2.0 * reference_views.view_intrinsics()[0, 0]
     found = []
     for angle in angles:
         matrix = condition_views.gltf_camera(angle, pitch, radius)

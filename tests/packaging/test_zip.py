@@ -51,8 +51,8 @@ def test_zip_carries_the_pinned_wheel_of_its_platform(repository: Path, platform
 
 
 def test_zip_stays_small_enough_to_download(repository: Path):
-    # 17 MiB of uv, at most 64 MiB of mini weights, and the code.
-    assert max(path.stat().st_size for path in repository.glob("*.zip")) < 96 * 2**20
+    # 17 MiB of uv, at most 108 MiB of mini weights, and the code.
+    assert max(path.stat().st_size for path in repository.glob("*.zip")) < 128 * 2**20
 
 
 def test_manifest_keeps_the_rules_of_the_platform():

@@ -4,7 +4,7 @@ picked with a click, and the mesh is put into its picture and rendered over it.
 Usage: ``blender --python drive_render.py -- FOLDER``. FOLDER holds ``plan.json`` (`zip`, `python`, `mesh`: a GLB); it
 receives screenshots, the backend's data and ``seen.json``. The pictures are those of the tests' own engine: the views
 themselves, so that it is known where each camera stood. With `engine` and `prompt` in the plan that engine paints two
-pictures with its small weights, and the first one whose camera is trusted is taken. Blender quits by itself.
+pictures with its small weights, and the one whose camera fits best is taken. Blender quits by itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ENGINE, PROMPT = PLAN.get("engine", STAND_IN), PLAN.get("prompt", "on a beach at
 JOB_SECONDS = 200.0 if ENGINE == STAND_IN else 400.0
 NAME = "Space Truck"
 PLACE = Matrix.Translation((-1.0, 0.5, 0.4)) @ Matrix.Rotation(0.5, 4, "Z") @ Matrix.Scale(1.5, 4)
-VARIANTS, STEPS, PICKED = (4, 3, 3) if ENGINE == STAND_IN else (2, 0, None)  # 0: the weights' own; None: by trust
+VARIANTS, STEPS, PICKED = (4, 3, 3) if ENGINE == STAND_IN else (2, 0, None)  # 0: the weights'; None: best camera
 SCROLLS = 8  # of 40 pixels: down to the picture
 
 
@@ -111,8 +111,10 @@ def make_pictures() -> Iterator[None]:
         "cameras": [each["camera"] for each in job.report.get("variants", [])],
         "seconds": round(time.monotonic() - started, 1),
     }  # fmt: skip
-    trusted = [number for number, camera in enumerate(seen["job"]["cameras"]) if camera["trusted"]]
-    seen["picked"] = PICKED if PICKED is not None else (trusted or [0])[0]
+    cameras = seen["job"]["cameras"]
+    seen["picked"] = PICKED
+    if PICKED is None:
+        seen["picked"] = max(range(len(cameras)), key=lambda each: (cameras[each]["trusted"], cameras[each]["inliers"]))
     with bpy.context.temp_override(window=window(), area=view_area()):
         bpy.ops.maquette.apply_result("EXEC_DEFAULT", True, job_id=job_id, variant=seen["picked"], instead=True)
     yield from wait(3.0)

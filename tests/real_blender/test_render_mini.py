@@ -43,7 +43,7 @@ def test_the_picture_shows_something_and_says_what(seen: dict):
 
 def test_the_mesh_goes_into_its_picture_and_out_again_by_one_undo(seen: dict):
     camera = seen["job"]["cameras"][seen["picked"]]
-    assert camera["trusted"], camera
+    assert camera["world_to_camera"] is not None and camera["trusted"] == (not camera["reason"]), camera
     before, put = seen["before"], seen["put"]
     assert put["matrix"] == before["matrix"] and seen["undone"] == before
     assert put["camera"] == "Space Truck Picture Camera" and put["size"] == [128, 128]

@@ -11,7 +11,7 @@ from backend.data import crops, shards, views
 from backend.systems.cupid import train
 from backend.systems.cupid.data_prep import uv_cube
 from backend.systems.cupid.structure_flow import SparseStructureFlowModel
-from backend.systems.cupid.train_image_encoder import even_directions, with_mirrored
+from backend.systems.cupid.train_view_reader import with_mirrored
 from backend.training.checkpoints import load_tensors
 
 OBJECTS, VIEWS = 4, 2
@@ -87,7 +87,7 @@ def test_stages_run_in_order_export_and_load(data: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(train, "MINI_WEIGHTS", weights)
     with pytest.raises(MaquetteError, match="ss_enc"):
         train.train(request("structure_flow", data, tmp_path))
-    for stage in ("uv_vae", "structure_vae", "image_encoder", "structure_flow"):
+    for stage in ("uv_vae", "structure_vae", "view_reader", "structure_flow"):
         result = train.train(request(stage, data, tmp_path))
         assert all(np.isfinite(value) for value in result.values())
         assert (tmp_path / stage / "state.json").exists()
@@ -106,25 +106,22 @@ def test_stages_run_in_order_export_and_load(data: Path, tmp_path: Path, monkeyp
 
 def test_the_flow_starts_with_the_encoder_that_was_trained_on_views(data: Path, tmp_path: Path) -> None:
     weights = tmp_path / "weights"
-    train.train(request("image_encoder", data, tmp_path, export_to=weights))
-    stage = train.StructureFlow(request("structure_flow", data, tmp_path, export_to=weights, resume=True))
-    assert stage.load_shipped()
-    stored = load_tensors(weights / "image_encoder")
+    train.train(request("view_reader", data, tmp_path, export_to=weights))
+    stage = train.StructureFlow(request("structure_flow", data, tmp_path, export_to=weights))
+    stored = load_tensors(weights / "view_reader")
     for name, tensor in stage.module.encoder.state_dict().items():
-        assert torch.equal(tensor, stored[name].float()), name
+        assert torch.equal(tensor, stored["encoder." + name].float()), name
 
 
-def test_half_of_minis_times_lie_near_the_noise(data: Path, tmp_path: Path) -> None:
+def test_most_of_minis_times_lie_near_the_noise(data: Path, tmp_path: Path) -> None:
     mini = train.StructureFlow(request("structure_flow", data, tmp_path))
     times = mini._times(4000, torch.Generator().manual_seed(0))
-    assert float((times > 0.95).float().mean()) == pytest.approx(0.5 * 0.5 + 0.5 * 0.026, abs=0.03)
+    assert float((times > 0.95).float().mean()) == pytest.approx(0.8 * 0.5 + 0.2 * 0.026, abs=0.03)
     mini.noisy_share = 0.0  # as published
     assert float((mini._times(4000, torch.Generator().manual_seed(0)) > 0.95).float().mean()) < 0.05
 
 
 def test_directions_of_views_follow_the_mirrored_pictures() -> None:
-    sphere = even_directions(512)
-    assert np.allclose(np.linalg.norm(sphere, axis=1), 1) and np.abs(sphere.mean(0)).max() < 0.01
     pictures = torch.arange(8, dtype=torch.uint8).view(1, 1, 8, 1).expand(64, 8, 8, 4)
     directions = torch.tensor([[0.6, 0.0, 0.8]]).expand(64, 3)
     seen, told = with_mirrored(pictures, directions, torch.Generator().manual_seed(0))

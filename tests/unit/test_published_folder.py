@@ -44,7 +44,7 @@ def test_every_network_is_found_in_its_published_place(models: Path) -> None:
     folder = model.weights_folder("published")
     assert folder == models / "cupid" and model.missing_weights(folder) == []
     places = model._places(folder)
-    wanted = {*model.STAGE_1, *model.STAGE_2, *model.OPTIONAL, "slat_dec_gs"}
+    wanted = {*model.STAGE_1, *model.STAGE_2, *model.OPTIONAL}
     assert set(places) == wanted
     assert places["slat_enc"].name == "slat_enc_swin8_B_64l8_fp16", "pipeline.json does not list it"
     assert places["image_encoder"] == models / "dinov2_vitl14_reg" / "model"

@@ -152,6 +152,29 @@ def test_keys_are_kept_only_where_views_are_independent(config: str) -> None:
         answer(network, inputs, cache, masked=False)
 
 
+def test_views_that_several_noises_share_learn_the_same(config: str) -> None:
+    """One pass over two meshes' views for four noisy pictures gives the gradients of four passes."""
+    network, first = made(config, independent=True)
+    _, settings = bench.random_network(config)
+    second = bench.random_inputs(network, settings, SIDE, seed=7)
+    both = Inputs(*(torch.cat([getattr(first, name), getattr(second, name)]).repeat_interleave(2, 0)
+                    for name in ("rgb", "coord", "conditions", "text", "pooled")))  # fmt: skip
+    times = torch.tensor([0.2, 0.9, 0.5, 0.7])
+    weights = list(network.requires_grad_(True).parameters())
+
+    def gradients(shared: bool) -> list[torch.Tensor]:
+        kept = network.cache_conditions(both.conditions[::2], both.pooled[::2]) if shared else None
+        seen = both.conditions if kept is None else kept
+        found = network.predict(both.rgb, both.coord, seen, both.text, both.pooled, times, 3.5)
+        value = torch.stack([part.square().sum() for part in found if part is not None]).sum()
+        return [part for part in torch.autograd.grad(value, weights, allow_unused=True) if part is not None]
+
+    apart, together = gradients(False), gradients(True)
+    assert len(apart) == len(together) > 20
+    for one, other in zip(apart, together, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-4 * float(one.abs().max() + 1))
+
+
 def test_bases_without_guidance(tmp_path: Path, config: str) -> None:
     described = json.loads(Path(config).read_text())
     described["networks"]["transformer"]["args"]["guidance_embeds"] = False
@@ -263,12 +286,6 @@ def test_draws_are_those_of_the_recipe() -> None:
     assert halves[0].unique().tolist() == [0.75] and halves[1].unique().tolist() == [0.0]
     told = dropped(torch.ones(2, 3), torch.zeros(3), torch.tensor([True, False]))
     assert told.tolist() == [[0.0] * 3, [1.0] * 3]
-
-
-def test_views_of_the_orbit() -> None:
-    assert positions.view_azimuths(8) == [0, 42, 84, 126, 168, 210, 252, 294]
-    assert positions.view_azimuths(6) == positions.view_azimuths(6, evenly=True) == [0, 60, 120, 180, 240, 300]
-    assert positions.view_azimuths(8, evenly=True)[1] == 45
 
 
 @pytest.mark.parametrize("name", ["mini", "mid", "full"])

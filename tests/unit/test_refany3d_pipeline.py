@@ -185,6 +185,7 @@ def test_weights_without_point_maps_have_no_camera(tmp_path: Path, tiny: dict[st
     config = write_tiny_config(tmp_path / "flat.json", points=False, independent=True)
     result = pipeline.RefAny3DSystem("cpu").run("render_picture", conditions()[0], {**tiny, "config": config}, Hooks())
     assert "points-0.png" not in files_of(result)
+    assert result.report["model"] == "refany3d-independent", "nobody takes these for the published model"
     assert result.report["variants"][0]["camera"]["reason"] == pipeline.NO_POINTS
 
 
@@ -193,7 +194,7 @@ def test_a_true_point_map_gives_the_camera_in_the_report() -> None:
     asked = request.parse_request(
         {"prompt": "x", "bounds_min": bounds.low.tolist(), "bounds_max": bounds.high.tolist(), "focal": 1.5}
     )
-    camera = pipeline.camera_of(Painted(values, values), asked)
+    camera = pipeline.camera_of(Painted(values, values), asked, np.zeros((1, 3)))
     assert camera.trusted
     np.testing.assert_allclose(camera.world_to_camera, matrix, atol=1e-2)
 

@@ -11,6 +11,7 @@ from backend.rendering.rasterizer import rasterize
 from backend.rendering.views import interpolate
 from backend.systems.refany3d import condition_views, point_maps
 from backend.systems.refany3d.camera_from_points import PictureCamera, solve_picture
+from backend.systems.refany3d.outline_pose import DOTS, surface_points
 from backend.systems.refany3d.point_maps import Bounds
 
 SIZE = 128
@@ -75,6 +76,32 @@ def test_wrong_points_and_noise(seed: int) -> None:
     assert known.intrinsics is not None and known.intrinsics[0, 0] == VIEW["focal"]
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_doubtful_camera_is_moved_to_the_outline(seed: int) -> None:
+    """Places drawn to the middle of the box, as a small model paints them, make the object seem near and large."""
+    corners = box((1, 0.6, 0.4))
+    values, bounds, matrix, _ = painted(corners, VIEW)
+    shown = point_maps.foreground(values)
+    wrong = np.random.default_rng(seed).normal(0.0, 0.12, (8, 8, 3)).repeat(SIZE // 8, 0).repeat(SIZE // 8, 1)
+    drawn = np.where(shown[..., None], np.clip(0.5 + 0.5 * (values - 0.5) + wrong, 0.0, 0.9), 1.0)
+    mesh = MeshData(corners.astype(np.float32), BOX_FACES.astype(np.int32))
+    conditions = condition_views.draw_conditions([mesh], SIZE, condition_views.azimuths(8))
+    surface = surface_points(conditions.points, bounds)
+    assert len(surface) == DOTS and (surface >= bounds.low - 0.1).all() and (surface <= bounds.high + 0.1).all()
+
+    def overlap(found: PictureCamera) -> float:
+        assert found.world_to_camera is not None and found.intrinsics is not None
+        mask = rasterize(corners, BOX_FACES, found.world_to_camera, found.intrinsics, (SIZE, SIZE)).mask
+        return float((mask & shown).sum() / (mask | shown).sum())
+
+    before, after = solve_picture(drawn, bounds), solve_picture(drawn, bounds, surface=surface)
+    assert not before.trusted and not after.trusted, "what the places say is still in doubt"
+    assert overlap(after) > max(0.8, overlap(before) + 0.1)
+    assert errors(after, matrix, bounds)[0] < 45.0
+    exact = solve_picture(values, bounds)
+    assert solve_picture(values, bounds, surface=surface).to_json() == exact.to_json(), "a sure camera stays"
+
+
 def test_grey_background_is_no_object() -> None:
     values, bounds, matrix, _ = painted(box((1, 0.6, 0.4)), VIEW)
     outside = ~point_maps.foreground(values)
@@ -117,7 +144,7 @@ def test_places_come_back_from_colours() -> None:
 
 def test_a_flat_axis_has_the_middle_value() -> None:
     bounds = point_maps.bounds_of(np.array([[0.0, 0, 2], [1, 3, 2]]))
-    np.testing.assert_array_equal(point_maps.encode_points(np.array([0.5, 1.0, 2.0]), bounds)[1], point_maps.FLAT)
+    np.testing.assert_array_equal(point_maps.encode_points(np.array([0.5, 1.0, 2.0]), bounds)[1], 0.5)
 
 
 def test_views_show_the_front_first_and_any_size_alike() -> None:
@@ -136,7 +163,7 @@ def test_views_show_the_front_first_and_any_size_alike() -> None:
 
 def test_azimuths_as_published_and_even() -> None:
     assert condition_views.azimuths(8) == (0, 42, 84, 126, 168, 210, 252, 294)
-    assert condition_views.azimuths(6) == (0, 60, 120, 180, 240, 300)
+    assert condition_views.azimuths(6) == condition_views.azimuths(6, even=True) == (0, 60, 120, 180, 240, 300)
     assert condition_views.azimuths(8, even=True)[-1] == 315
 
 

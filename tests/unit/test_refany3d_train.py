@@ -17,13 +17,17 @@ from backend.contract.errors import MaquetteError
 from backend.contract.meshes import MeshData
 from backend.data import prepare, reference_scenes, shards
 from backend.formats.glb import mesh_to_glb
+from backend.formats.glb_reader import read_glb
 from backend.systems import picture_command
 from backend.systems.base import Hooks
+from backend.systems.kiss3dgen.flux.config import build
+from backend.systems.kiss3dgen.flux.places import MINI_FOLDER as KISS_FOLDER
 from backend.systems.refany3d import condition_views, pipeline, request
 from backend.systems.refany3d.config import read_config
 from backend.systems.refany3d.networks import load_networks
-from backend.systems.refany3d.train import RefAny3DTrainRequest, train
-from backend.systems.refany3d.train_data import ObjectViews
+from backend.systems.refany3d.train import RefAny3DTrainRequest, start_as_kiss3dgen, train
+from backend.systems.refany3d.train_data import object_views
+from backend.systems.refany3d.train_plain import PICTURES, PlainTraining, draw_plain
 from backend.training.checkpoints import load_tensors
 from backend.training.cli import main
 from tests.unit.test_refany3d_points import BOX_FACES, CORNERS
@@ -110,6 +114,15 @@ def test_both_stages_give_weights_that_paint(made: Path, base: Path, tmp_path: P
         assert Image.open(io.BytesIO(files[name])).size == (SIZE, SIZE)
 
 
+def test_the_base_starts_as_kiss3dgens() -> None:
+    entry = read_config("mini")["networks"]["transformer"]
+    transformer = build(entry)
+    assert start_as_kiss3dgen(transformer, entry)
+    stored = load_tensors(KISS_FOLDER / "transformer")
+    assert all(torch.equal(tensor, stored[name].float()) for name, tensor in transformer.state_dict().items())
+    assert not start_as_kiss3dgen(transformer, {**entry, "args": {**entry["args"], "num_layers": 2}})
+
+
 def test_the_scaling_makes_latents_of_these_pictures_even(base: Path) -> None:
     arguments = json.loads((base / "weights" / "vae.json").read_text())["args"]
     cached = load_tensors(base / "refany3d" / "cache" / "scenes-train")
@@ -162,9 +175,9 @@ def test_views_are_made_once_and_a_bad_file_is_left_out(made: Path, base: Path, 
     vae = load_networks(str(base / "weights")).vae
     (tmp_path / "bad.glb").write_bytes(b"no GLB")
     paths = {"box": made / "assets" / "box.glb", "bad": tmp_path / "bad.glb"}
-    first = ObjectViews(["box", "bad", "gone"], paths, vae, SIZE, 4, tmp_path / "cache")
+    first = object_views(["box", "bad", "gone"], paths, vae, SIZE, 4, tmp_path / "cache")
     assert first.usable(["bad", "box", "gone"]) == [1]
-    later = ObjectViews(["box"], {}, vae, SIZE, 4, tmp_path / "cache")
+    later = object_views(["box"], {}, vae, SIZE, 4, tmp_path / "cache")
     assert torch.equal(first.of(["box", "box"]), later.of(["box", "box"]))
     assert later.of(["box"]).shape == (1, 8, 4, 128)
 
@@ -204,3 +217,27 @@ def test_the_command_line_trains_and_refuses_what_is_not_its_own(
     with pytest.raises(SystemExit):
         main([*given, "--photos", str(tmp_path)])
     assert "--photos is for kiss3dgen" in capsys.readouterr().err
+
+
+def test_plain_pictures_show_the_object_or_are_its_views(made: Path, base: Path, tmp_path: Path) -> None:
+    networks = load_networks(str(base / "weights"))
+    paths = {"box": made / "assets" / "box.glb"}
+    views = object_views(["box"], paths, networks.vae, SIZE, 4, tmp_path)
+    plain = PlainTraining(
+        ["box", "box", "gone"], {"box": "a box"}, paths, networks.vae, networks.settings, views, tmp_path
+    )
+    assert len(plain) == 1, "an object is there once, and not at all without views"
+    batch = plain.draw(40, torch.Generator().manual_seed(0))
+    stored = {kind: tokens.of(["box"])[0] for kind, tokens in (("views", views), ("own", plain.pictures))}
+    seen = {"views": 0, "own": 0}
+    for rgb, coord in zip(batch.rgb, batch.coord, strict=True):
+        for kind, tokens in stored.items():
+            half = len(tokens) // 2
+            seen[kind] += any(
+                torch.equal(rgb, tokens[k]) and torch.equal(coord, tokens[half + k]) for k in range(half)
+            )
+    assert sum(seen.values()) >= 40 and seen["views"] > 3 and seen["own"] > 20
+    drawn = draw_plain("box", read_glb(paths["box"].read_bytes()), 64)
+    shown = (drawn.points < 255).any(axis=-1)
+    assert ((drawn.views < 255).any(axis=-1) <= shown).all() and (shown.reshape(PICTURES, -1).mean(axis=1) > 0.03).all()
+    assert not shown[:, [0, -1]].any() and not shown[:, :, [0, -1]].any(), "all of it is in the picture"

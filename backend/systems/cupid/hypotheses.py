@@ -35,6 +35,7 @@ from backend.systems.cupid.structure_stage import (
     Hypothesis,
     fitted,
     ranking,
+    read_views,
     sample_hypotheses,
     silhouette_overlap,
 )
@@ -83,7 +84,7 @@ def find_variants(
     shapes: list[np.ndarray] = []
     similar: list[Hypothesis] = []
     wanted = 0.0
-    for index in ranking(found, alphas):
+    for index in ranking(found, alphas, read_views(networks, found, photos)):
         hooks.check_cancelled()
         each = fitted(found[index], logits[index], alphas, photos, known) if fit else found[index]
         outline = each.fit.iou_reshaped if each.fit is not None else silhouette_overlap(each, alphas)

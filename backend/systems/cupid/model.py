@@ -36,6 +36,7 @@ PUBLISHED_SLAT_ENCODER = "ckpts/slat_enc_swin8_B_64l8_fp16"  # needed, though pi
 
 CLASSES = {
     "ImageEncoder": "backend.systems.cupid.image_encoder",
+    "ViewReader": "backend.systems.cupid.view_reader",
     "DinoV2": "backend.systems.cupid.dinov2",
     "SparseStructureFlowModel": "backend.systems.cupid.structure_flow",
     "SparseStructureEncoder": "backend.systems.cupid.structure_vae",
@@ -50,6 +51,7 @@ CLASSES = {
 STAGE_1 = ("image_encoder", "structure_flow", "ss_dec", "uv_dec")
 STAGE_2 = ("slat_flow", "slat_dec_mesh")
 OPTIONAL = ("slat_enc", "uv_enc", "slat_dec_gs")  # uv_enc: only for known cameras; slat_dec_gs: for splats
+OWN = ("view_reader",)  # mini's, for choosing between hypotheses; nothing published has one
 
 PUBLISHED_ROLES = {
     "sparse_structure_flow_model": "structure_flow",
@@ -142,7 +144,7 @@ def load_model(
     makers: dict[str, Maker] = {}
     if weights == "random":
         entries = settings["models"]
-        for role in (*STAGE_1, *STAGE_2, *OPTIONAL):
+        for role in (*STAGE_1, *STAGE_2, *OPTIONAL, *OWN):
             if role in entries:
                 makers[role] = partial(random_network, partial(build, entries[role]), role, seed)
     else:
@@ -150,7 +152,7 @@ def load_model(
         settings = _merge_pipeline(settings, folder)
         places = _places(folder)
         entries = {role: _entry(place) for role, place in places.items()}
-        for role in (*STAGE_1, *STAGE_2, *OPTIONAL):
+        for role in (*STAGE_1, *STAGE_2, *OPTIONAL, *OWN):
             if role in places:
                 makers[role] = partial(_load, places[role], role)
     absent = [role for role in STAGE_1 if role not in makers]
@@ -210,7 +212,7 @@ def _sampler(values: Mapping[str, Any]) -> FlowSettings:
 def _places(folder: Path) -> dict[str, Path]:
     """Role -> path without suffix of every network in `folder`."""
     places = {}
-    for role in (*STAGE_1, *STAGE_2, *OPTIONAL):
+    for role in (*STAGE_1, *STAGE_2, *OPTIONAL, *OWN):
         if (folder / f"{role}.json").exists() and tensor_files(folder / role):
             places[role] = folder / role
     pipeline = _read_pipeline(folder)

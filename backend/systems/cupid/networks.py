@@ -31,6 +31,7 @@ STAGE_OF = {
     "ss_dec": "structure",
     "uv_dec": "structure",
     "uv_enc": "structure",
+    "view_reader": "structure",
     "slat_flow": "latent",
     "slat_enc": "latent",
     "slat_dec_mesh": "decode",

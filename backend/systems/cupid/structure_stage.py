@@ -1,8 +1,8 @@
 """Stage 1 of a job: sample the structure, solve the camera, fit both to the silhouette (spec sections 3, 6, 7).
 
 Where the configuration asks for several `hypotheses`, they are sampled in one batch, each with a camera of its own, and
-the one that the others and the photo's silhouette agree with most goes on. Of several photos of the object each has a
-camera in every hypothesis.
+the one with the photo's silhouette whose view the view reader expects (without a reader: that the others share) goes
+on. Of several photos of the object each has a camera in every hypothesis.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ from backend.systems.cupid.request import Request
 from backend.systems.cupid.silhouette_fit import SilhouetteFit, fit_silhouettes, overlap, small_outline
 from backend.systems.cupid.structure_decode import MIN_ACTIVE, Structure, decode_structure, most_certain, voxel_centres
 from backend.systems.cupid.structure_sampler import sample_structure
+from backend.systems.cupid.view_reader import camera_directions
 
 logger = logging.getLogger(__name__)
 
 SAME_VIEW = np.radians(30)  # views this close count as agreeing
+LEAST_LIKELY = 1e-3  # of a view, against knowing nothing: the reader errs too
 TRUSTED_OUTLINE = 0.7  # IoU of the silhouettes below which a fitted camera should not be believed
 
 
@@ -101,7 +103,7 @@ def find_structure(
     """
     found, logits = sample_hypotheses(networks, conditions, photos, generator, request, hooks)
     alphas = [photo.seen_alpha for photo in photos]
-    best = ranking(found, alphas)[0]
+    best = ranking(found, alphas, read_views(networks, found, photos))[0]
     if not networks.settings.fit_silhouette:
         return found[best]
     return fitted(found[best], logits[best], alphas, photos, known_first=request.camera is not None)
@@ -147,20 +149,43 @@ def sample_hypotheses(
     return found, logits
 
 
-def ranking(found: Sequence[Hypothesis], alphas: Sequence[np.ndarray]) -> list[int]:
-    """The hypotheses, best first: those with the photos' outlines whose views many others with these outlines share.
+def ranking(
+    found: Sequence[Hypothesis], alphas: Sequence[np.ndarray], likelihoods: np.ndarray | None = None
+) -> list[int]:
+    """The hypotheses, best first: those with the photos' outlines whose views the view reader expects.
 
-    Samples of a small network scatter; the truth is where they gather. `alphas` [S,S] in [0,1] of each photo's crop.
+    `likelihoods` [N] of the hypotheses are the reader's. Without one, it is those whose views many others with these
+    outlines share: samples of a small network scatter, and the truth is where they gather. `alphas` [S,S] in [0,1] of
+    each photo's crop.
     """
     solved = [i for i, hypothesis in enumerate(found) if any(camera.crop is not None for camera in hypothesis.cameras)]
     unsolved = [i for i in range(len(found)) if i not in solved]
     if len(found) == 1 or not solved:
         return [*solved, *unsolved]
     outline = np.array([silhouette_overlap(found[i], alphas) for i in solved])
-    apart = [_angles([found[i].cameras[photo] for i in solved]) for photo in range(len(alphas))]
-    shared = np.exp(-np.mean([(angles / SAME_VIEW) ** 2 for angles in apart], axis=0))
-    order = np.argsort(-outline * (shared @ outline), kind="stable")
+    if likelihoods is None:
+        apart = [_angles([found[i].cameras[photo] for i in solved]) for photo in range(len(alphas))]
+        expected = np.exp(-np.mean([(angles / SAME_VIEW) ** 2 for angles in apart], axis=0)) @ outline
+    else:
+        expected = likelihoods[solved]
+    order = np.argsort(-outline * expected, kind="stable")
     return [*(solved[i] for i in order), *unsolved]
+
+
+def read_views(networks: CupidModel, found: Sequence[Hypothesis], photos: Sequence[Photo]) -> np.ndarray | None:
+    """How likely the view reader takes the hypotheses' views to be [N], of several photos together (the geometric mean
+    of those with a camera); None without a reader."""
+    if "view_reader" not in networks.networks:
+        return None
+    logs = np.full((len(photos), len(found)), np.nan)
+    for place, photo in enumerate(photos):
+        solved = [i for i, one in enumerate(found) if one.cameras[place].crop is not None]
+        if solved:
+            eyes = camera_directions([found[i].cameras[place].world_to_camera for i in solved])
+            read = networks["view_reader"].likelihoods(photo.encoder_input.to(networks.device), eyes)
+            logs[place, solved] = np.log(np.maximum(read, LEAST_LIKELY))
+    known = np.isfinite(logs)
+    return np.exp(np.where(known, logs, 0.0).sum(0) / np.maximum(known.sum(0), 1))
 
 
 def _angles(cameras: Sequence[SolvedCamera]) -> np.ndarray:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from backend.training.loop import TrainingLoop
 
 from .flux.latents import decode_tokens, encode_pictures, image_ids, text_ids
+from .flux.schedule import shifted
 from .train_data import BundleTraining
 from .train_stage import KissTrainRequest, Stage
 
@@ -62,8 +63,7 @@ class FlowStage(Stage):
         self, latents: Tensor, generator: torch.Generator, shift: float = NOISE_SHIFT
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """(noisy latents, noise levels [B], target velocity) of latents [B,T,C] (flow matching, spec 6)."""
-        levels = torch.sigmoid(torch.randn(len(latents), generator=generator))
-        levels = (shift * levels / (1 + (shift - 1) * levels)).to(self.device)
+        levels = shifted(torch.sigmoid(torch.randn(len(latents), generator=generator)), shift).to(self.device)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
         mixed = torch.lerp(latents, noise, levels.view(-1, 1, 1))
         return mixed, levels, noise - latents

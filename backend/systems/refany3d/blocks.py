@@ -64,8 +64,13 @@ class Forward:
             self.cache.add(k, v)
         elif self.cache is not None:
             kept_k, kept_v = self.cache.keys[block], self.cache.values[block]
-            k, v = (torch.cat([own, kept.expand(len(own), -1, -1, -1)], 2) for own, kept in ((k, kept_k), (v, kept_v)))
+            k, v = (torch.cat([own, _for_each(kept, len(own))], 2) for own, kept in ((k, kept_k), (v, kept_v)))
         return attend(q, k, v, queries, keys, self.views, self.mask)
+
+
+def _for_each(kept: Tensor, batch: int) -> Tensor:
+    """What is kept of one or more meshes [M, H, L, d] for `batch` pictures, as many of each mesh, in its order."""
+    return kept.expand(batch, -1, -1, -1) if len(kept) == 1 else kept.repeat_interleave(batch // len(kept), 0)
 
 
 def double_block(block: Any, name: str, number: int, image: Tensor, text: Tensor | None, run: Forward) -> Any:

@@ -2,7 +2,8 @@
 
 Square pixels, principal point in the middle, focal length unknown or given. Points in space: `geometry.robust_pose`
 (affine RANSAC, then the reprojection error under a loss that wrong points lose their say in). Points in a plane: a
-homography by RANSAC, taken apart and refined; its focal length is doubtful unless it is given. Whatever comes out says
+homography by RANSAC, taken apart and refined; its focal length is doubtful unless it is given. A camera in doubt is
+moved until the object also fills the outline (`outline_pose.py`), where its surface is known. Whatever comes out says
 how far it can be trusted, in pixels, in the share of points that agree, and in a sentence.
 """
 
@@ -16,6 +17,7 @@ import numpy as np
 from backend.geometry import pose
 from backend.geometry.robust_pose import FOCAL_RANGE, solve_robust
 from backend.systems.refany3d import plane_pose
+from backend.systems.refany3d.outline_pose import fit_outline
 from backend.systems.refany3d.point_maps import Bounds, decode_points, foreground, inner
 
 SURE_WHITE = 0.15
@@ -70,9 +72,13 @@ def no_camera(reason: str) -> PictureCamera:
 
 
 def solve_picture(
-    values: np.ndarray, bounds: Bounds, focal: float | None = None, y_rotation: float = 0.0, seed: int = 0
-) -> PictureCamera:
-    """The camera of a point map `values` [S,S,3] in [0,1] of an object with box `bounds`; `focal` locks the lens."""
+    values: np.ndarray, bounds: Bounds, focal: float | None = None, y_rotation: float = 0.0, seed: int = 0,
+    surface: np.ndarray | None = None,
+) -> PictureCamera:  # fmt: skip
+    """The camera of a point map `values` [S,S,3] in [0,1] of an object with box `bounds`; `focal` locks the lens.
+
+    surface: world points [M,3] of the object's surface, for cameras that the places alone leave in doubt.
+    """
     size = values.shape[0]
     shown = foreground(values)
     if shown.sum() < LEAST_POINTS:
@@ -86,7 +92,14 @@ def solve_picture(
         chosen = np.sort(np.random.default_rng(seed).choice(len(rows), MOST_POINTS, replace=False))
         rows, columns = rows[chosen], columns[chosen]
     uv = (np.stack([columns, rows], axis=1) + 0.5) / size
-    return solve_points(decode_points(values[rows, columns], bounds, y_rotation), uv, size, bounds, focal, seed)
+    points = decode_points(values[rows, columns], bounds, y_rotation)
+    found = solve_points(points, uv, size, bounds, focal, seed)
+    if surface is None or found.world_to_camera is None or found.intrinsics is None or found.trusted:
+        return found
+    scale = bounds.longest or 1.0
+    normal, matrix = (points - bounds.centre) / scale, _of_box(found.world_to_camera, bounds, scale)
+    moved = fit_outline((surface - bounds.centre) / scale, normal, uv, shown, found.intrinsics, matrix)
+    return _judged(normal, uv, size, found.intrinsics, moved, bounds, scale, focal is None)
 
 
 def solve_points(
@@ -126,9 +139,21 @@ def _judged(
     share = float(agree.mean())
     residual = float(np.sqrt((distances[agree] ** 2).mean())) if agree.any() else float(np.median(distances))
     reason = _doubt(normal[agree], uv[agree], intrinsics, matrix, share, residual, size, lens_unknown)
+    return PictureCamera(_of_world(matrix, bounds, scale), intrinsics, residual * size, share, reason)
+
+
+def _of_world(matrix: np.ndarray, bounds: Bounds, scale: float) -> np.ndarray:
+    """The camera [4,4] of the box (longest side 1, middle at the origin) in world axes."""
     world = matrix.copy()
     world[:3, 3] = matrix[:3, 3] * scale - matrix[:3, :3] @ bounds.centre
-    return PictureCamera(world, intrinsics, residual * size, share, reason)
+    return world
+
+
+def _of_box(world: np.ndarray, bounds: Bounds, scale: float) -> np.ndarray:
+    """The inverse of `_of_world`."""
+    matrix = world.copy()
+    matrix[:3, 3] = (world[:3, 3] + world[:3, :3] @ bounds.centre) / scale
+    return matrix
 
 
 def _doubt(

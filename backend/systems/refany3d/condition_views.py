@@ -15,16 +15,12 @@ from PIL import Image
 
 from backend.contract.frames import look_at
 from backend.contract.meshes import MeshData
+from backend.contract.reference_views import DISTANCE, FRAMES, to_bytes, view_intrinsics
 from backend.rendering.rasterizer import Raster, rasterize
 from backend.rendering.views import interpolate
-from backend.systems.refany3d.point_maps import Bounds, bounds_of, encode_points, to_bytes, to_gltf
+from backend.systems.refany3d.point_maps import Bounds, bounds_of, encode_points, to_gltf
 
-ORBIT_FRAMES = 60
-RADIUS, FIELD_OF_VIEW = 4.0, 45.0
-FOCAL = 0.5 / np.tan(np.deg2rad(FIELD_OF_VIEW / 2))
-"""Focal length in picture widths."""
 PLAIN = 102 / 255  # of a mesh without any colour
-VIEW_COUNTS = (4, 6, 8)
 
 
 @dataclass(frozen=True)
@@ -44,20 +40,15 @@ def azimuths(count: int, even: bool = False) -> tuple[float, ...]:
     """Degrees of `count` views: every floor(60 / count)-th frame of the orbit as published, or evenly spaced."""
     if even:
         return tuple(360.0 * index / count for index in range(count))
-    stride = ORBIT_FRAMES // count
-    return tuple(360.0 * stride * index / ORBIT_FRAMES for index in range(count))
+    stride = FRAMES // count
+    return tuple(360.0 * stride * index / FRAMES for index in range(count))
 
 
-def gltf_camera(azimuth: float, elevation: float = 0.0, radius: float = RADIUS) -> np.ndarray:
+def gltf_camera(azimuth: float, elevation: float = 0.0, radius: float = DISTANCE) -> np.ndarray:
     """`world_to_camera` [4,4] (OpenCV) in the glTF axes of the centred mesh; angles in degrees, 0 on +x towards +z."""
     a, p = np.deg2rad(azimuth), np.deg2rad(elevation)
     eye = radius * np.array([np.cos(p) * np.cos(a), np.sin(p), np.cos(p) * np.sin(a)])
     return look_at(eye, np.zeros(3), (0.0, 1.0, 0.0))
-
-
-def intrinsics() -> np.ndarray:
-    """Normalised intrinsics [3,3] of every view."""
-    return np.array([[FOCAL, 0.0, 0.5], [0.0, FOCAL, 0.5], [0.0, 0.0, 1.0]])
 
 
 def draw_conditions(
@@ -65,7 +56,7 @@ def draw_conditions(
     size: int,
     angles: Sequence[float],
     elevation: float = 0.0,
-    radius: float = RADIUS,
+    radius: float = DISTANCE,
     y_rotation: float = 0.0,
 ) -> ConditionViews:
     """Views and point maps of the mesh that `parts` make together, in world axes (z up), `size` pixels square.
@@ -75,10 +66,27 @@ def draw_conditions(
     vertices, faces = joined(parts)
     bounds = bounds_of(vertices[np.unique(faces)])
     placed = to_gltf(vertices - bounds.centre) * (2.0 / max(bounds.longest, 1e-12))
+    cameras = [(gltf_camera(angle, elevation, radius), view_intrinsics()) for angle in angles]
+    return draw_at(parts, placed, cameras, size, y_rotation)
+
+
+def draw_at(
+    parts: Sequence[MeshData],
+    placed: np.ndarray,
+    cameras: Sequence[tuple[np.ndarray, np.ndarray]],
+    size: int,
+    y_rotation: float = 0.0,
+) -> ConditionViews:
+    """Views and point maps of what `parts` make together, its vertices at `placed` [V,3] in the frame of `cameras`.
+
+    Each camera is a `world_to_camera` [4,4] (OpenCV) and normalised intrinsics [3,3]. Errors: as `draw_conditions`.
+    """
+    vertices, faces = joined(parts)
+    bounds = bounds_of(vertices[np.unique(faces)])
     codes = encode_points(vertices, bounds, y_rotation)
     views, points = [], []
-    for angle in angles:
-        raster = rasterize(placed, faces, gltf_camera(angle, elevation, radius), intrinsics(), (size, size))
+    for matrix, lens in cameras:
+        raster = rasterize(placed, faces, matrix, lens, (size, size))
         views.append(_on_white(base_colors(raster, parts), raster.mask))
         points.append(_on_white(interpolate(raster, faces, codes), raster.mask))
     return ConditionViews(np.stack(views), np.stack(points), bounds)

@@ -36,7 +36,9 @@ class PreparedConditions:
 
 @dataclass
 class ConditionCache:
-    """Keys and values [B, H, tokens of the views, d] of every block; views, points and grid as above."""
+    """Keys and values [M, H, tokens of the views, d] of every block; views, points and grid as above.
+
+    M meshes serve a batch of that many pictures, or of a multiple: first those of the first mesh."""
 
     views: int
     points: bool

@@ -19,7 +19,9 @@ from backend.systems.base import ArtifactData, Hooks, RunResult
 from backend.systems.refany3d import networks as loading
 from backend.systems.refany3d.camera_from_points import PictureCamera, no_camera, solve_picture
 from backend.systems.refany3d.encoding import black_tokens, condition_tokens
+from backend.systems.refany3d.kv_cache import INDEPENDENT_WEIGHTS
 from backend.systems.refany3d.networks import RefAny3DNetworks, load_networks
+from backend.systems.refany3d.outline_pose import surface_points
 from backend.systems.refany3d.request import Request, parse_request, png_with_text, read_conditions
 from backend.systems.refany3d.sampler import (
     Conditions,
@@ -98,7 +100,8 @@ def render(networks: RefAny3DNetworks, inputs: dict[str, bytes], request: Reques
         painted.append(generate(networks, told, given, settings, generator, hooks, first, count))
         hooks.preview(side_by_side(painted[-1].picture, painted[-1].points))
     hooks.stage("solve_camera")
-    cameras = [camera_of(each, request) for each in painted]
+    surface = surface_points(points, request.bounds)
+    cameras = [camera_of(each, request, surface) for each in painted]
     hooks.stage("finish")
     return _result(networks, settings, painted, cameras, len(views), request, hooks)
 
@@ -123,11 +126,12 @@ def seed_of(request: Request, variant: int) -> int:
     return (request.seed + variant) % 2**63
 
 
-def camera_of(painted: Painted, request: Request) -> PictureCamera:
-    """The camera that a picture's point map belongs to."""
+def camera_of(painted: Painted, request: Request, surface: np.ndarray) -> PictureCamera:
+    """The camera that a picture's point map belongs to; `surface` [M,3] of the object in the world."""
     if painted.points is None:
         return no_camera(NO_POINTS)
-    return solve_picture(painted.points, request.bounds, request.focal or None, seed=request.seed % 2**32)
+    seed = request.seed % 2**32
+    return solve_picture(painted.points, request.bounds, request.focal or None, seed=seed, surface=surface)
 
 
 def _result(
@@ -169,6 +173,7 @@ def _result(
         "negative_guidance": words if negative else None,
         "image_guidance": settings.image_guidance,
         "weights": request.weights,
+        "model": INDEPENDENT_WEIGHTS if networks.settings.independent else RefAny3DSystem.name,
         "config": request.config,
         "base": request.base if request.weights == loading.PUBLISHED else "",
         "size": networks.settings.size,

@@ -1,6 +1,6 @@
-"""Point maps: pictures whose colours are places on the object (spec section 3), coded, decoded, told from background.
+"""Point maps: pictures whose colours are places on the object (spec section 3), decoded and told from background.
 
-A colour is the place in the object's box, each axis by itself from 0 to 1, in glTF axes (y up); white is background.
+A colour is the place in the object's box as `backend.contract.reference_views` codes it; white is background.
 World axes here are z up: world (x, y, z) is glTF (x, z, -y).
 """
 
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from backend.contract import reference_views
+
 WORLD_TO_GLTF = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
 """World axes (z up) to glTF axes (y up)."""
-FLAT = 0.5  # coordinate along an axis that the object has no extent in; the published code divides zero by zero there
 NEAR_WHITE = 0.06  # a pixel whose every channel is this close to 1 is background; generated white is off by 2 to 4 %
 
 
@@ -49,36 +50,13 @@ def from_gltf(points: np.ndarray) -> np.ndarray:
 
 def encode_points(points: np.ndarray, bounds: Bounds, y_rotation: float = 0.0) -> np.ndarray:
     """World `points` [...,3] -> colours [...,3] in [0,1]. `y_rotation` (degrees) turns the painted coordinates only."""
-    low, high = _gltf_bounds(bounds)
-    extent = high - low
-    values = np.where(extent > 0, (to_gltf(points) - low) / np.where(extent > 0, extent, 1.0), FLAT)
-    return rotate_values(values, y_rotation)
-
-
-def rotate_values(values: np.ndarray, y_rotation: float) -> np.ndarray:
-    """Colours [...,3] turned about the y axis through their middle, in degrees; corners beyond [0,1] are clamped."""
-    if y_rotation == 0:
-        return values
-    return np.clip((2 * values - 1) @ y_matrix(y_rotation).T / 2 + 0.5, 0.0, 1.0)
-
-
-def y_matrix(degrees: float) -> np.ndarray:
-    """Rotation [3,3] about the y axis as the published renderer turns."""
-    angle = np.deg2rad(degrees)
-    return np.array([
-        [np.cos(angle), 0.0, np.sin(angle)],
-        [0.0, 1.0, 0.0],
-        [-np.sin(angle), 0.0, np.cos(angle)],
-    ])  # fmt: skip
+    return reference_views.encode_points(points, bounds.low, bounds.high, np.deg2rad(y_rotation))
 
 
 def decode_points(values: np.ndarray, bounds: Bounds, y_rotation: float = 0.0) -> np.ndarray:
     """Colours [...,3] in [0,1] -> world points [...,3] float64; a colour beyond [0,1] is taken to the box's side."""
-    values = np.asarray(values, np.float64)
-    if y_rotation:
-        values = rotate_values(values, -y_rotation)
-    low, high = _gltf_bounds(bounds)
-    return from_gltf(low + np.clip(values, 0.0, 1.0) * (high - low))
+    points = reference_views.decode_points(values, bounds.low, bounds.high, np.deg2rad(y_rotation))
+    return np.clip(points, bounds.low, bounds.high)
 
 
 def foreground(values: np.ndarray, near_white: float = NEAR_WHITE) -> np.ndarray:
@@ -97,11 +75,6 @@ def inner(mask: np.ndarray, times: int = 1) -> np.ndarray:
     return mask
 
 
-def to_bytes(values: np.ndarray) -> np.ndarray:
-    """Colours in [0,1] -> uint8, truncated and not rounded (spec section 3); float32, as the published code has it."""
-    return (np.clip(np.asarray(values, np.float32), 0.0, 1.0) * np.float32(255.0)).astype(np.uint8)
-
-
 def from_bytes(values: np.ndarray) -> np.ndarray:
     """uint8 -> colours in [0,1] float32."""
     return np.asarray(values, np.float32) / 255.0
@@ -113,8 +86,3 @@ def bounds_of(points: np.ndarray) -> Bounds:
     if not len(points):
         raise ValueError("there are no points to bound")
     return Bounds(points.min(axis=0), points.max(axis=0))
-
-
-def _gltf_bounds(bounds: Bounds) -> tuple[np.ndarray, np.ndarray]:
-    corners = to_gltf(np.stack([bounds.low, bounds.high]))
-    return corners.min(axis=0), corners.max(axis=0)

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 
 THETA = 10000.0
-ORBIT_FRAMES = 60
-"""Frames of the reference's orbit, of which every floor(60 / N)-th is a view."""
 
 
 class Sizes(NamedTuple):
@@ -148,15 +146,3 @@ def attended_pairs(text: int, tokens: int, views: int) -> tuple[int, int]:
     counts = torch.tensor([text, *([tokens] * (2 * views + 2))], dtype=torch.int64)
     pairs = counts[:, None] * counts
     return int(pairs[group_mask(views)].sum()), int(pairs.sum())
-
-
-def view_frames(views: int, frames: int = ORBIT_FRAMES) -> list[int]:
-    """Frames of the orbit that become views."""
-    return [frames // views * view for view in range(views)]
-
-
-def view_azimuths(views: int, evenly: bool = False) -> list[float]:
-    """Azimuths of the views in degrees; evenly spaced is the paper's form, the weights saw the other one."""
-    if evenly:
-        return [360.0 * view / views for view in range(views)]
-    return [360.0 * frame / ORBIT_FRAMES for frame in view_frames(views)]

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from backend.contract.errors import MaquetteError
+from backend.contract.reference_views import VIEW_COUNTS
 from backend.formats.images import decode_image
 from backend.systems.parameters import (
     bad_parameter,
@@ -21,7 +22,7 @@ from backend.systems.parameters import (
     require_whole,
     within,
 )
-from backend.systems.refany3d.condition_views import VIEW_COUNTS, split_strip
+from backend.systems.refany3d.condition_views import split_strip
 from backend.systems.refany3d.point_maps import Bounds, foreground, from_bytes
 
 LONGEST_PROMPT = 2000  # letters

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from backend.systems.kiss3dgen.flux.text import CLIP_TOKENS, TextFeatures, _device, _tokenise
+from backend.systems.kiss3dgen.flux.text import CLIP_TOKENS, TextFeatures, device_of, tokenise
 
 
 class PlainPrompts:
@@ -19,8 +19,8 @@ class PlainPrompts:
     @torch.no_grad()
     def encode(self, texts: list[str]) -> TextFeatures:
         """T5's tokens [B, `tokens`, 4096] and CLIP's pooled [B, 768] of each text."""
-        short = _tokenise(self.clip_tokenizer, texts, CLIP_TOKENS)
-        pooled = self.clip(short.to(_device(self.clip))).pooler_output
-        long = _tokenise(self.t5_tokenizer, texts, self.tokens)
-        tokens = self.t5(long.to(_device(self.t5))).last_hidden_state
+        short = tokenise(self.clip_tokenizer, texts, CLIP_TOKENS)
+        pooled = self.clip(short.to(device_of(self.clip))).pooler_output
+        long = tokenise(self.t5_tokenizer, texts, self.tokens)
+        tokens = self.t5(long.to(device_of(self.t5))).last_hidden_state
         return TextFeatures(tokens.float(), pooled.float().to(tokens.device))

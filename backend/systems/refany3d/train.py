@@ -1,9 +1,10 @@
 """Training of RefAny3D mini (spec section 10): stage `base`, then stage `lora`.
 
-Mini has no published base model, so `base` first learns pictures of scenes from their sentences alone. `lora` is the
-published recipe: both noisy pictures with one time, both LoRAs and the domain embedder, sentences and conditions
-dropped one time in ten each, the sum of both branches' errors. There the base learns on, unless it is `frozen` as
-published: a small one was never told to look at other pictures, and the picture comes from base weights alone.
+Mini has no published base model: it begins as Kiss3DGen mini's, and `base` learns pictures of scenes from sentences.
+`lora` is the published recipe: both noisy pictures with one time, both LoRAs and the domain embedder, sentences and
+conditions dropped one time in ten each, the sum of both branches' errors. There the base learns on, unless it is
+`frozen` as published: a small one was never told to look at other pictures, and the picture comes from base weights
+alone. Mini's views look at themselves only (`independent`): one pass over them serves eight noises.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from backend.contract.errors import MaquetteError
+from backend.contract.reference_views import VIEW_COUNTS
+from backend.data.prepare import read_assets
 from backend.data.reference_scenes import SceneDataset
 from backend.systems.kiss3dgen.flux.config import build
 from backend.systems.kiss3dgen.flux.latents import image_ids, text_ids
@@ -32,17 +35,20 @@ from .config import Settings, read_config, read_settings
 from .encoding import black_tokens, encode_pictures, to_tensor
 from .lora import new_domain_embedder, new_lora
 from .networks import EMBEDDER, LORAS, MINI_FOLDER, read_own
-from .train_data import Batch, ObjectViews, SceneTraining, asset_paths, keep
-from .training_loss import draw_step, dropped, mixed, training_loss
-from .transformer import RefAny3DTransformer
+from .train_data import Batch, ObjectTokens, SceneTraining, keep, object_views
+from .train_plain import PlainTraining
+from .training_loss import GUIDANCE, draw_step, dropped, mixed, training_loss
+from .transformer import Conditions, RefAny3DTransformer
 
 logger = logging.getLogger(__name__)
 
 ABLATIONS = ("points", "positions", "domain-lora")
 """What can be left out: point maps altogether, the views' shared positions, the second LoRA."""
-VIEW_COUNTS = (4, 6, 8)
 SCALED_BY = 256  # scenes whose latents tell the scaling
 VALIDATED = 4  # batches
+NOISE_SHIFT = 3.0  # of times: views tell most, and a picture's plan is made, where noise hides most
+Pictures = SceneTraining | PlainTraining
+DRAWS = 8  # of noise and time for each scene of a batch, where its views are made once for all of them
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,8 @@ class RefAny3DTrainRequest(StageRequest):
 
     assets: folder of the objects' GLB files, for the stage `lora`. start: folder of an exported base, by default where
     the stage exports to. views: of an object. without: of ABLATIONS. frozen: the base does not learn in `lora`.
-    independent: views that look at themselves only, which makes their keys and values worth keeping.
+    independent: views that look at themselves only, which makes their keys and values worth keeping. plain: the share
+    of `lora`'s pictures that show the object alone on white.
     """
 
     assets: Path | None = None
@@ -60,6 +67,7 @@ class RefAny3DTrainRequest(StageRequest):
     without: tuple[str, ...] = ()
     frozen: bool = False
     independent: bool = False
+    plain: float = 0.5
 
     @property
     def folder(self) -> Path:
@@ -121,7 +129,7 @@ class Stage(TrainingStage):
         parts = {name: sum(values[name] for _, values in found) / VALIDATED for name in found[0][1]}
         return {"loss": sum(float(value) for value, _ in found) / VALIDATED} | parts
 
-    def batch_loss(self, data: SceneTraining, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def batch_loss(self, data: Pictures, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch of `data`, and its parts."""
         raise AssertionError("a stage defines its loss")
 
@@ -142,13 +150,16 @@ class Base(Stage):
 
     def __init__(self, request: RefAny3DTrainRequest) -> None:
         super().__init__(request)
-        self.module = build(self.entries["transformer"]).to(self.device)
+        self.module = build(self.entries["transformer"])
+        if start_as_kiss3dgen(self.module, self.entries["transformer"]):
+            logger.info("the base starts as Kiss3DGen's")
+        self.module.to(self.device)
         self.ids = image_ids(self.settings.size, self.settings.size, self.device)
 
-    def batch_loss(self, data: SceneTraining, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def batch_loss(self, data: Pictures, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         batch = data.draw(self.size, generator)
         rgb = batch.rgb.to(self.device)
-        draw = draw_step((rgb.shape[0], rgb.shape[1], rgb.shape[2]), generator, self.device)
+        draw = draw_step((rgb.shape[0], rgb.shape[1], rgb.shape[2]), generator, self.device, NOISE_SHIFT)
         text, pooled = self.told(batch, draw.no_text)
         predicted = self.module(
             hidden_states=mixed(rgb, draw.rgb_noise, draw.t), timestep=draw.t, encoder_hidden_states=text,
@@ -167,6 +178,7 @@ class Lora(Stage):
 
     parts = {"transformer": "base"}
     rate = 7e-4
+    batch = 64
 
     def __init__(self, request: RefAny3DTrainRequest) -> None:
         super().__init__(request)
@@ -183,10 +195,10 @@ class Lora(Stage):
             shared_positions=self.settings.shared_positions, shift=self.settings.shift,
         ).to(self.device)  # fmt: skip
         self.black = black_tokens(self.vae, self.settings.size).to(self.device)
-        self.views = self._views(request)
+        self.views, self.plain = self._objects(request)
 
-    def _views(self, request: RefAny3DTrainRequest) -> ObjectViews:
-        """The conditions of all objects; scenes of an object that has none are left out."""
+    def _objects(self, request: RefAny3DTrainRequest) -> tuple[ObjectTokens, PlainTraining]:
+        """The conditions of all objects, and pictures of them on white; scenes of one without views are left out."""
         if request.assets is None:
             raise MaquetteError(
                 "bad_input", "The stage lora needs the objects themselves; name their folder: --assets."
@@ -194,24 +206,36 @@ class Lora(Stage):
         ids = [*self.data.ids, *self.held_out.ids]
         cache = request.out / "refany3d" / "cache"
         size, views = self.settings.size, self.settings.views
-        found = ObjectViews(ids, asset_paths(request.assets), self.vae, size, views, cache)
+        rows = read_assets(request.assets)
+        paths, captions = {row.id: row.path for row in rows}, {row.id: row.caption for row in rows}
+        found = object_views(ids, paths, self.vae, size, views, cache)
         for data in (self.data, self.held_out):
             keep(data, found.usable(data.ids))
             if not len(data):
                 raise MaquetteError("bad_input", "No object of the scenes is in --assets; name the folder they are of.")
-        return found
+        return found, PlainTraining(self.data.ids, captions, paths, self.vae, self.settings, found, cache)
 
-    def batch_loss(self, data: SceneTraining, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        batch = data.draw(self.size, generator)
+    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        plain = float(torch.rand(1, generator=generator)) < self.request.plain
+        return self.batch_loss(self.plain if plain else self.data, generator)
+
+    def batch_loss(self, data: Pictures, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Views that look at themselves only are the same for every noise: DRAWS of it share them, at a quarter of the
+        work a sample."""
+        draws = min(DRAWS, self.size) if self.settings.independent else 1
+        batch = data.draw(self.size // draws, generator)
         conditions = self.views.of(batch.ids).to(self.device)
         if not self.settings.points:
             conditions = conditions[:, : self.settings.views]
-        rgb = batch.rgb.to(self.device)
-        coord = batch.coord.to(self.device) if self.settings.points else None
-        draw = draw_step((rgb.shape[0], rgb.shape[1], rgb.shape[2]), generator, self.device)
-        text, pooled = self.told(batch, draw.no_text)
-        seen = dropped(conditions, self.black, draw.no_pictures)
+        rgb = batch.rgb.to(self.device).repeat_interleave(draws, 0)
+        coord = batch.coord.to(self.device).repeat_interleave(draws, 0) if self.settings.points else None
+        draw = draw_step((rgb.shape[0], rgb.shape[1], rgb.shape[2]), generator, self.device, NOISE_SHIFT)
+        text, pooled = self.told(batch, draw.no_text[::draws])
+        seen: Conditions = dropped(conditions, self.black, draw.no_pictures[::draws])
         module: Any = self.module
+        if draws > 1:
+            seen = module.cache_conditions(seen, pooled, GUIDANCE)
+        text, pooled = (each.repeat_interleave(draws, 0) for each in (text, pooled))
         value, parts = training_loss(module, rgb, coord, seen, text, pooled, draw)
         return value, {name: float(part) for name, part in parts.items()}
 
@@ -250,6 +274,19 @@ def train(request: RefAny3DTrainRequest) -> dict[str, float]:
         raise MaquetteError("bad_input", f"RefAny3D has no stage {request.stage!r}; choose: {', '.join(STAGES)}.")
     stage = STAGES[request.stage](request)
     return train_stage(stage, request, request.out / "refany3d" / run_name(request))
+
+
+def start_as_kiss3dgen(transformer: Any, entry: dict[str, Any]) -> bool:
+    """Give `transformer` Kiss3DGen mini's weights, where it is as large: as both published systems share one base.
+
+    What that has learned of objects, of pictures that belong together and of words is worth hours of one core.
+    """
+    described = json.loads((KISS_FOLDER / "transformer.json").read_text(encoding="utf-8"))
+    if described != {"name": entry["name"], "args": dict(entry["args"])}:
+        return False
+    tensors = {name: tensor.float() for name, tensor in load_tensors(KISS_FOLDER / "transformer").items()}
+    load_strict(transformer, tensors, "transformer")
+    return True
 
 
 def run_name(request: RefAny3DTrainRequest) -> str:

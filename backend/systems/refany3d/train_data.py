@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from backend.data.prepare import read_assets
+from backend.contract.meshes import MeshData
 from backend.data.reference_scenes import SceneDataset
 from backend.formats.glb_reader import GlbError, read_glb
 from backend.systems.kiss3dgen.flux.text import MiniLM
-from backend.systems.refany3d.condition_views import azimuths, draw_conditions
+from backend.systems.refany3d.condition_views import ConditionViews, azimuths, draw_conditions
 from backend.systems.refany3d.config import Settings
 from backend.systems.refany3d.encoding import condition_tokens, encode_pictures, to_tensor
 
@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 ENCODE_BATCH = 16
 OBJECTS_PER_FILE = 64
 TEXTS_PER_BATCH = 64
+
+Draw = Callable[[str, Sequence[MeshData]], ConditionViews]
 
 
 @dataclass(frozen=True)
@@ -76,25 +78,23 @@ class SceneTraining:
         )  # fmt: skip
 
 
-class ObjectViews:
-    """Tokens [2N,T,C] of the views and point maps of objects, made once and read from disk when they are drawn.
+class ObjectTokens:
+    """Tokens [2N,T,C] of N pictures of each object and of their point maps, made once and read when they are drawn.
 
-    Files `views-KEY-NNNNN.safetensors` of at most OBJECTS_PER_FILE objects each; KEY tells the autoencoder, the size
-    and the number of views. An object that cannot be drawn is left out and logged; see `usable`.
+    Files `KEY-NNNNN.safetensors` of at most OBJECTS_PER_FILE objects each. An object that cannot be drawn is left out
+    and logged; see `usable`.
     """
 
-    def __init__(
-        self, ids: Sequence[str], paths: Mapping[str, Path], vae: Any, size: int, views: int, cache: Path
-    ) -> None:
-        self.vae, self.size, self.views, self.cache = vae, size, views, cache
-        self.key = fingerprint(vae, f"{size} {views}")
+    def __init__(self, ids: Sequence[str], paths: Mapping[str, Path], draw: Draw, vae: Any, key: str, cache: Path):
+        """draw: the pictures of an object, by its name and meshes. key: what tells these tokens from others."""
+        self.vae, self.cache, self.key, self.draw = vae, cache, key, draw
         cache.mkdir(parents=True, exist_ok=True)
         self._files: dict[str, Any] = {}
-        for path in sorted(cache.glob(f"views-{self.key}-*.safetensors")):
+        for path in sorted(cache.glob(f"{key}-*.safetensors")):
             self._open(path)
         missing = [name for name in dict.fromkeys(ids) if name not in self._files]
         if missing:
-            logger.info("drawing the views of %d objects", len(missing))
+            logger.info("drawing %d objects for %s", len(missing), key)
         for start in range(0, len(missing), OBJECTS_PER_FILE):
             self._make(missing[start : start + OBJECTS_PER_FILE], paths)
 
@@ -107,33 +107,38 @@ class ObjectViews:
         made: dict[str, Tensor] = {}
         for name in ids:
             try:
-                meshes = read_glb(paths[name].read_bytes())
-                drawn = draw_conditions(meshes, self.size, azimuths(self.views))
+                drawn = self.draw(name, read_glb(paths[name].read_bytes()))
             except (KeyError, OSError, GlbError, ValueError) as error:
                 logger.warning("object %s has no views and is left out: %s", name, error)
                 continue
             made[name] = condition_tokens(self.vae, drawn.views, drawn.points)[0].half()
         if not made:
             return
-        number = len(list(self.cache.glob(f"views-{self.key}-*.safetensors")))
-        path = self.cache / f"views-{self.key}-{number:05d}.safetensors"
+        number = len(list(self.cache.glob(f"{self.key}-*.safetensors")))
+        path = self.cache / f"{self.key}-{number:05d}.safetensors"
         partial = path.with_suffix(".partial")
         save_file(made, partial)
         partial.replace(path)
         self._open(path)
 
     def usable(self, ids: Sequence[str]) -> list[int]:
-        """Which of `ids` have views."""
+        """Which of `ids` have tokens."""
         return [index for index, name in enumerate(ids) if name in self._files]
 
     def of(self, ids: Sequence[str]) -> Tensor:
-        """Conditions [B,2N,T,C] of objects."""
+        """Tokens [B,2N,T,C] of objects."""
         return torch.stack([self._files[name].get_tensor(name).float() for name in ids])
 
 
-def asset_paths(folder: Path) -> dict[str, Path]:
-    """The GLB file of each object of a dataset's folder. Errors: FileNotFoundError."""
-    return {row.id: row.path for row in read_assets(folder)}
+def object_views(
+    ids: Sequence[str], paths: Mapping[str, Path], vae: Any, size: int, views: int, cache: Path
+) -> ObjectTokens:
+    """The conditions of objects: `views` of each and their point maps."""
+
+    def draw(_: str, meshes: Sequence[MeshData]) -> ConditionViews:
+        return draw_conditions(meshes, size, azimuths(views))
+
+    return ObjectTokens(ids, paths, draw, vae, f"views-{fingerprint(vae, f'{size} {views}')}", cache)
 
 
 def keep(data: SceneTraining, indices: Sequence[int]) -> None:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .transformer import RefAny3DTransformer
+from backend.systems.kiss3dgen.flux.schedule import shifted
+
+from .transformer import Conditions, RefAny3DTransformer
 
 GUIDANCE = 1.0
 """Told to every branch in training."""
@@ -34,10 +36,15 @@ class Draw:
     no_pictures: Tensor
 
 
-def draw_step(shape: tuple[int, int, int], generator: torch.Generator, device: torch.device | str = "cpu") -> Draw:
-    """Times, noises and drops for latents of `shape` (B, T, C): t is the sigmoid of a normal number."""
+def draw_step(
+    shape: tuple[int, int, int], generator: torch.Generator, device: torch.device | str = "cpu", shift: float = 1.0
+) -> Draw:
+    """Times, noises and drops for latents of `shape` (B, T, C): t is the sigmoid of a normal number, as published.
+
+    shift: more than 1 moves times towards the noise, as the sampler's schedule does.
+    """
     batch = shape[0]
-    t = torch.sigmoid(torch.randn(batch, generator=generator))
+    t = shifted(torch.sigmoid(torch.randn(batch, generator=generator)), shift)
     rgb, coord = (torch.randn(shape, generator=generator) for _ in range(2))
     chances = torch.rand(2, batch, generator=generator)
     found = (t, rgb, coord, chances[0] < DROP_TEXT, chances[1] < DROP_PICTURES)
@@ -58,7 +65,7 @@ def training_loss(
     network: RefAny3DTransformer,
     rgb: Tensor,
     coord: Tensor | None,
-    conditions: Tensor,
+    conditions: Conditions,
     text: Tensor,
     pooled: Tensor,
     draw: Draw,

@@ -94,21 +94,21 @@ class RefAny3DTransformer(nn.Module):
         condition_guidance: float = 1.0,
         grid: tuple[int, int] | None = None,
     ) -> ConditionCache:
-        """Keys and values of `conditions` in every block. Errors: `MaquetteError` bad_input unless `independent`."""
+        """Keys and values of `conditions` in every block. Errors: `MaquetteError` bad_input unless `independent`.
+
+        With gradients where they are enabled: in training one mesh's views serve several noisy pictures at once.
+        """
         if not self.independent:
             raise MaquetteError(
                 "bad_input",
                 "Only weights trained with independent views can keep them from step to step; turn the cache off.",
             )
-        with torch.no_grad():
-            views, sizes = self._view_sizes(conditions)
-            tokens, vectors = self._views(conditions, pooled, condition_guidance, sizes)
-            cache = ConditionCache(views, self.points, self._grid(conditions.shape[2], grid))
-            turns = self._rotary(sizes, cache.grid, tokens.device)
-            run = Forward(
-                self.routing, sizes, vectors, turns, views, Mask.INDEPENDENT, cache=cache, filling=True
-            )  # fmt: skip
-            self._blocks(tokens, None, run, None)
+        views, sizes = self._view_sizes(conditions)
+        tokens, vectors = self._views(conditions, pooled, condition_guidance, sizes)
+        cache = ConditionCache(views, self.points, self._grid(conditions.shape[2], grid))
+        turns = self._rotary(sizes, cache.grid, tokens.device)
+        run = Forward(self.routing, sizes, vectors, turns, views, Mask.INDEPENDENT, cache=cache, filling=True)
+        self._blocks(tokens, None, run, None)
         return cache
 
     def predict(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,9 +65,9 @@ def single_step(level: float) -> HeunSchedule:
     return HeunSchedule(torch.tensor([level, 0.0]), 0)
 
 
-def shifted(sigma: np.ndarray | np.floating, shift: float) -> np.ndarray:
-    """The static shift of noise levels."""
-    return np.asarray(shift * sigma / (1 + (shift - 1) * sigma))
+def shifted(sigma: Any, shift: float) -> Any:
+    """The static shift of noise levels, of numpy or torch: more than 1 moves them towards the noise."""
+    return shift * sigma / (1 + (shift - 1) * sigma)
 
 
 def control_window(evaluations: int, end: float, start: float = 0.0) -> list[bool]:

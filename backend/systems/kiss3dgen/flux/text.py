@@ -105,10 +105,10 @@ class ClipAndT5:
 
         Neither is told where a text ends (the padding is attended to), as Flux was trained.
         """
-        trigger = _tokenise(self.clip_tokenizer, [TRIGGER], CLIP_TOKENS)
-        pooled = self.clip(trigger.to(_device(self.clip))).pooler_output
-        prompts = _tokenise(self.t5_tokenizer, [with_trigger(text) for text in texts], self.tokens)
-        tokens = self.t5(prompts.to(_device(self.t5))).last_hidden_state
+        trigger = tokenise(self.clip_tokenizer, [TRIGGER], CLIP_TOKENS)
+        pooled = self.clip(trigger.to(device_of(self.clip))).pooler_output
+        prompts = tokenise(self.t5_tokenizer, [with_trigger(text) for text in texts], self.tokens)
+        tokens = self.t5(prompts.to(device_of(self.t5))).last_hidden_state
         return TextFeatures(tokens.float(), pooled.float().expand(len(texts), -1).to(tokens.device))
 
 
@@ -158,13 +158,15 @@ def read_tokenizers(clip_folder: Path, t5_folder: Path) -> tuple[Any, Any]:
         ) from error
 
 
-def _tokenise(tokenizer: Any, texts: list[str], length: int) -> Tensor:
+def tokenise(tokenizer: Any, texts: list[str], length: int) -> Tensor:
+    """Token numbers [B, length] of `texts`, padded or cut."""
     given = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     ids: Tensor = given.input_ids
     return ids
 
 
-def _device(network: Any) -> torch.device:
+def device_of(network: Any) -> torch.device:
+    """Where a network's weights are."""
     device: torch.device = next(network.parameters()).device
     return device
 

@@ -1,49 +1,31 @@
-"""Mini's image encoder learns to tell views apart before the flow uses it: what DINOv2 brings along (spec section 5).
+"""Training of mini's view reader, whose encoder is also what the flow's starts with: what DINOv2 brings along (spec 5).
 
-From the flow's loss alone it learns that too late: the UV latent says the camera many times over, so all but the first
-few steps of sampling read it from the noisy latent, and the picture is hardly asked (see `train.NOISY_SHIFT`). Here the
-task is the camera's direction itself, as one of many on a sphere; several may stay likely, as of a symmetric object.
+From the flow's loss alone an encoder learns to tell views too late: the UV latent says the camera many times over, so
+all but the first few steps of sampling read it from the noisy latent, and the picture is hardly asked (see
+`train.NOISY_SHIFT`). Here the task is the camera's direction itself, as one of many on a sphere; several may stay
+likely, as of a symmetric object.
 """
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from backend.data.shards import ShardDataset
 
-from .image_encoder import SPECIAL_TOKENS
 from .model import build
 from .occlusion import hide, random_occluders
 from .structure_latents import in_random_light, premultiplied
 from .train import Stage, TrainRequest
+from .view_reader import MIRRORED, SHARPNESS, camera_directions, even_directions
 
-DIRECTIONS = 512
-SHARPNESS = 40.0  # of the wanted distribution about the true direction: a standard deviation of 9 degrees
 ZOOM, SHIFT = (0.85, 1.15), 0.075  # how a crop varies, and by how much of its half side it moves
 NEAR = 20.0  # degrees: a direction that counts as found
 
 
-class ViewReader(nn.Module):
-    """The encoder, and a head that answers with the logits [B,DIRECTIONS] of where the camera stands."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-        width = encoder.channels
-        self.head = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.GELU(), nn.Linear(2 * width, DIRECTIONS))
-
-    def forward(self, image: Tensor) -> Tensor:
-        tokens = self.encoder(image)
-        return self.head(torch.cat([tokens[:, 0], tokens[:, SPECIAL_TOKENS:].mean(1)], 1))
-
-
 class ViewStage(Stage):
-    """The image encoder of a configuration that has one of ours, on the shards' pictures."""
+    """The view reader of a configuration that has one, on the shards' pictures."""
 
     batch = 96
     rate = 6e-4
@@ -52,15 +34,15 @@ class ViewStage(Stage):
     most_workers = 8
     weight_decay = 0.05
     warmup = 100
-    parts = {"image_encoder": "encoder"}
+    parts = {"view_reader": ""}
 
     def __init__(self, request: TrainRequest) -> None:
         super().__init__(request)
-        self.module = ViewReader(build(self.models["image_encoder"]))
+        self.module = build(self.models["view_reader"])
         self.train_set, self.held_out = (
             pictures_and_directions(ShardDataset(request.data, split, request.limit)) for split in ("train", "val")
         )
-        self.sphere = torch.from_numpy(even_directions(DIRECTIONS)).float().to(self.device)
+        self.sphere = torch.from_numpy(even_directions(self.module.directions)).float().to(self.device)
 
     def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         pictures, directions = self.train_set
@@ -93,24 +75,11 @@ class ViewStage(Stage):
         logits: Tensor = self.module(hide(image, occluder)[:, : self.module.encoder.in_channels])
         return logits
 
-    def load_shipped(self) -> bool:
-        return False  # what ships has been trained on by the flow
-
 
 def pictures_and_directions(shards: ShardDataset) -> tuple[Tensor, Tensor]:
     """All views: pictures [N,S,S,4] uint8 and where their cameras stand, unit vectors [N,3] in the object's frame."""
-    cameras = shards.world_to_camera.reshape(-1, 4, 4)
-    eyes = -np.einsum("nji,nj->ni", cameras[:, :3, :3], cameras[:, :3, 3])
-    eyes /= np.linalg.norm(eyes, axis=1, keepdims=True)
+    eyes = camera_directions(shards.world_to_camera.reshape(-1, 4, 4))
     return torch.from_numpy(shards.images).flatten(0, 1), torch.from_numpy(eyes).float()
-
-
-def even_directions(count: int) -> np.ndarray:
-    """Unit vectors [count,3] spread evenly over the sphere (a Fibonacci lattice)."""
-    index = np.arange(count) + 0.5
-    height, turn = 1 - 2 * index / count, math.pi * (1 + math.sqrt(5)) * index
-    radius = np.sqrt(1 - height**2)
-    return np.stack([radius * np.cos(turn), radius * np.sin(turn), height], 1)
 
 
 def with_mirrored(pictures: Tensor, directions: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -118,7 +87,7 @@ def with_mirrored(pictures: Tensor, directions: Tensor, generator: torch.Generat
     mirrored = torch.rand(len(pictures), generator=generator) < 0.5
     rgba = pictures.permute(0, 3, 1, 2).float() / 255
     rgba = torch.where(mirrored.view(-1, 1, 1, 1), rgba.flip(3), rgba)
-    return rgba, torch.where(mirrored.view(-1, 1), directions * directions.new_tensor([-1, 1, 1]), directions)
+    return rgba, torch.where(mirrored.view(-1, 1), directions * torch.from_numpy(MIRRORED).to(directions), directions)
 
 
 def moved(image: Tensor, generator: torch.Generator) -> Tensor:
