@@ -52,10 +52,14 @@ def plan(
 
 
 def camera_at(
-    points: np.ndarray, azimuth: float, elevation: float, rng: np.random.Generator
-) -> tuple[ViewCamera, float]:
-    """A camera and its distance, in this direction (radians); it sees `points` [N,3] at a random size and place."""
-    fov, share = np.radians(rng.uniform(*FOV_DEGREES)), rng.uniform(*SHARE)
+    points: np.ndarray, azimuth: float, elevation: float, rng: np.random.Generator,
+    shares: tuple[float, float] = SHARE, spread: float = 1.0,
+) -> tuple[ViewCamera, float]:  # fmt: skip
+    """A camera and its distance, in this direction (radians); it sees `points` [N,3] at a random size and place.
+
+    shares: from which the size is drawn. spread: of the free room, how much the place may take; 0 is the middle.
+    """
+    fov, share = np.radians(rng.uniform(*FOV_DEGREES)), rng.uniform(*shares)
     flat = np.cos(elevation)
     direction = np.array([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)])
     middle = (points.min(axis=0) + points.max(axis=0)) / 2.0
@@ -80,7 +84,8 @@ def camera_at(
         near, far = (near, distance) if before and (high - low).max() < share else (distance, far)
     low, high, _ = box(matrix(far, np.zeros(2)))
     offset = rng.uniform(MARGIN - low, np.maximum(1.0 - MARGIN - high, MARGIN - low))
-    placed = matrix(far, offset)
+    centred = 0.5 - (low + high) / 2.0
+    placed = matrix(far, centred + spread * (offset - centred))
     low, high, _ = box(placed)
     if (low < 0).any() or (high > 1).any():
         placed = matrix(far, np.zeros(2))

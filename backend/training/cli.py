@@ -10,7 +10,7 @@ from pathlib import Path
 
 OWN_OPTIONS = {
     "photos": "kiss3dgen", "degraded": "kiss3dgen", "random": "cupid", "limit": "cupid",
-    **dict.fromkeys(("assets", "start", "views", "without", "frozen", "independent", "plain"), "refany3d"),
+    **dict.fromkeys(("assets", "start", "views", "without", "frozen", "independent", "plain", "objects"), "refany3d"),
 }  # fmt: skip
 """Options that only one system knows, and which."""
 
@@ -42,6 +42,7 @@ def main(argv: Sequence[str]) -> int:
         help="refany3d: views see themselves only and can be kept from step to step",
     )
     parser.add_argument("--plain", type=float, default=0.5, help="refany3d: share of lora's pictures on white")
+    parser.add_argument("--objects", type=int, default=None, help="refany3d: objects that have such pictures, at most")
     parser.add_argument("--out", type=Path, default=Path("build/training"), help="folder of the runs")
     parser.add_argument("--config", default="mini", help="mini, full or a JSON file")
     parser.add_argument("--minutes", type=float, default=10)

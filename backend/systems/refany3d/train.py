@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,7 +23,7 @@ from torch.nn import functional
 
 from backend.contract.errors import MaquetteError
 from backend.contract.reference_views import VIEW_COUNTS
-from backend.data.prepare import read_assets
+from backend.data.prepare import object_seed, read_assets
 from backend.data.reference_scenes import SceneDataset
 from backend.systems.kiss3dgen.flux.config import build
 from backend.systems.kiss3dgen.flux.latents import image_ids, text_ids
@@ -36,6 +37,7 @@ from .encoding import black_tokens, encode_pictures, to_tensor
 from .lora import new_domain_embedder, new_lora
 from .networks import EMBEDDER, LORAS, MINI_FOLDER, read_own
 from .train_data import Batch, ObjectTokens, SceneTraining, keep, object_views
+from .train_framing import framed
 from .train_plain import PlainTraining
 from .training_loss import GUIDANCE, draw_step, dropped, mixed, training_loss
 from .transformer import Conditions, RefAny3DTransformer
@@ -58,7 +60,8 @@ class RefAny3DTrainRequest(StageRequest):
     assets: folder of the objects' GLB files, for the stage `lora`. start: folder of an exported base, by default where
     the stage exports to. views: of an object. without: of ABLATIONS. frozen: the base does not learn in `lora`.
     independent: views that look at themselves only, which makes their keys and values worth keeping. plain: the share
-    of `lora`'s pictures that show the object alone on white.
+    of `lora`'s pictures that show the object alone on white. objects: how many objects have such pictures at most,
+    those of the scenes first.
     """
 
     assets: Path | None = None
@@ -68,6 +71,7 @@ class RefAny3DTrainRequest(StageRequest):
     frozen: bool = False
     independent: bool = False
     plain: float = 0.5
+    objects: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -179,6 +183,7 @@ class Lora(Stage):
     parts = {"transformer": "base"}
     rate = 7e-4
     batch = 64
+    warmup = 60  # steps; it begins with a base that has learned
 
     def __init__(self, request: RefAny3DTrainRequest) -> None:
         super().__init__(request)
@@ -198,22 +203,25 @@ class Lora(Stage):
         self.views, self.plain = self._objects(request)
 
     def _objects(self, request: RefAny3DTrainRequest) -> tuple[ObjectTokens, PlainTraining]:
-        """The conditions of all objects, and pictures of them on white; scenes of one without views are left out."""
+        """The conditions of all objects, and pictures on white of those that are trained on, with a scene or without;
+        scenes of an object without views are left out."""
         if request.assets is None:
             raise MaquetteError(
                 "bad_input", "The stage lora needs the objects themselves; name their folder: --assets."
             )
-        ids = [*self.data.ids, *self.held_out.ids]
         cache = request.out / "refany3d" / "cache"
         size, views = self.settings.size, self.settings.views
         rows = read_assets(request.assets)
         paths, captions = {row.id: row.path for row in rows}, {row.id: row.caption for row in rows}
-        found = object_views(ids, paths, self.vae, size, views, cache)
+        others = [row.id for row in rows if row.split == "train"] if request.plain else []
+        others.sort(key=lambda name: object_seed(name, 0))  # a few of them are then as mixed as all
+        alone = list(dict.fromkeys([*self.data.ids, *others]))[: request.objects]
+        found = object_views([*self.data.ids, *self.held_out.ids, *alone], paths, self.vae, size, views, cache)
         for data in (self.data, self.held_out):
             keep(data, found.usable(data.ids))
             if not len(data):
                 raise MaquetteError("bad_input", "No object of the scenes is in --assets; name the folder they are of.")
-        return found, PlainTraining(self.data.ids, captions, paths, self.vae, self.settings, found, cache)
+        return found, PlainTraining(alone, captions, paths, self.vae, self.settings, found, cache)
 
     def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         plain = float(torch.rand(1, generator=generator)) < self.request.plain
@@ -315,13 +323,8 @@ def chosen_settings(settings: Settings, request: RefAny3DTrainRequest) -> Settin
 def scaling(vae: Any, dataset: SceneDataset) -> dict[str, float]:
     """The arguments of an autoencoder with which tokens of pictures and point maps have mean 0 and spread 1."""
     chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:SCALED_BY].tolist()
-    tokens = torch.cat(
-        [
-            encode_pictures(vae, to_tensor(pictures[index][None]))
-            for pictures in (dataset.pictures, dataset.points)
-            for index in chosen
-        ]
-    )
+    pairs = [framed(dataset.pictures[index], dataset.points[index]) for index in chosen]
+    tokens = torch.cat([encode_pictures(vae, to_tensor(np.stack(pair))) for pair in pairs])
     latents = tokens / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
     return {"scaling_factor": round(1.0 / float(latents.std()), 5), "shift_factor": round(float(latents.mean()), 5)}
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -25,6 +26,7 @@ from backend.systems.kiss3dgen.flux.text import MiniLM
 from backend.systems.refany3d.condition_views import ConditionViews, azimuths, draw_conditions
 from backend.systems.refany3d.config import Settings
 from backend.systems.refany3d.encoding import condition_tokens, encode_pictures, to_tensor
+from backend.systems.refany3d.train_framing import LEAST_SIDE, SHARE, framed
 
 logger = logging.getLogger(__name__)
 
@@ -158,14 +160,15 @@ def fingerprint(vae: Any, about: str) -> str:
 
 
 def scene_tokens(dataset: SceneDataset, vae: Any, path: Path) -> tuple[Tensor, Tensor]:
-    """Tokens [n,T,C] float16 of all pictures and of all point maps; read from `path` if they are the same."""
-    key = fingerprint(vae, ",".join(dataset.ids) + str(dataset.size))
+    """Tokens [n,T,C] float16 of all pictures and of all point maps, framed; read from `path` if they are the same."""
+    key = fingerprint(vae, ",".join(dataset.ids) + f"{dataset.size} {SHARE} {LEAST_SIDE}")
     stored = load_file(path) if path.exists() else {}
     if f"{key}.rgb" not in stored:
         logger.info("encoding %d scenes", len(dataset))
+        pairs = [framed(picture, points) for picture, points in zip(dataset.pictures, dataset.points, strict=True)]
         stored = {
-            f"{key}.{name}": _encoded(vae, pictures)
-            for name, pictures in (("rgb", dataset.pictures), ("coord", dataset.points))
+            f"{key}.{name}": _encoded(vae, np.stack(pictures))
+            for name, pictures in zip(("rgb", "coord"), zip(*pairs, strict=True), strict=True)
         }
         save_file(stored, path)
     return stored[f"{key}.rgb"], stored[f"{key}.coord"]

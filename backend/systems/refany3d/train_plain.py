@@ -1,8 +1,8 @@
 """Objects on white, as RefAny3D mini learns them beside its scenes: all of such a picture can be read from the views.
 
 In a scene light, shadow and ground are most of the error, so that a small model learns last what it is for: to look at
-the views. Here the unlit object stands alone before white, seen by cameras as the scenes have them (`PICTURES` of each
-object, drawn by our own rasteriser), or the picture is one of the views itself.
+the views. Here the unlit object stands alone before white, seen by cameras as the framed scenes have them (`PICTURES` of
+each object, drawn by our own rasteriser), or the picture is one of the views itself.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from backend.systems.refany3d.train_data import Batch, ObjectTokens, caption_fea
 
 PICTURES = 4
 OF_VIEWS = 0.25  # of the pictures are views
+SHARES = (0.6, 0.85)  # of the picture's side that the object takes
+SPREAD = 0.3  # of the free room that its place takes
 SAMPLED = 4000  # vertices that tell how large an object is seen
 
 
@@ -43,7 +45,7 @@ def draw_plain(name: str, meshes: Sequence[MeshData], size: int) -> ConditionVie
     cameras = []
     for _ in range(PICTURES):
         azimuth, elevation = rng.uniform(0.0, 2.0 * np.pi), np.radians(rng.uniform(*ELEVATION_DEGREES))
-        camera, _ = camera_at(seen, azimuth, elevation, rng)
+        camera, _ = camera_at(seen, azimuth, elevation, rng, SHARES, SPREAD)
         cameras.append((camera.world_to_camera, camera.intrinsics))
     return draw_at(meshes, (vertices - foot) * scale, cameras, size)
 
@@ -57,7 +59,7 @@ class PlainTraining:
     ) -> None:  # fmt: skip
         """ids: of objects; captions: what each is. cache: folder of what is kept."""
         size = settings.size
-        key = f"plain-{fingerprint(vae, f'{size} {PICTURES}')}"
+        key = f"plain-{fingerprint(vae, f'{size} {PICTURES} {SHARES} {SPREAD}')}"
         self.views = views
         self.pictures = ObjectTokens(ids, paths, lambda name, meshes: draw_plain(name, meshes, size), vae, key, cache)
         self.ids = [name for name in dict.fromkeys(ids) if views.usable([name]) and self.pictures.usable([name])]
