@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backend.data.reference_layout import MARGIN, camera_at
 from backend.contract.frames import project
+from backend.data.reference_layout import MARGIN, camera_at
 from backend.systems.refany3d.train_framing import LEAST_SIDE, SHARE, framed
 
 SIZE = 100

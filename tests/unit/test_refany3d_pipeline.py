@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from backend.systems import command, picture_command, registry
 from backend.systems.base import Hooks, RunResult
 from backend.systems.refany3d import condition_views, lora, networks, pipeline, point_maps, request
 from backend.systems.refany3d.sampler import NEGATIVE_GUIDANCE, Painted
+from backend.systems.refany3d.surface_dots import Surface
 from backend.training.checkpoints import save_model, save_tensors
 from tests.fakes.tiny_refany3d import SIZE, TINY, write_tiny_config
 from tests.unit.test_refany3d_points import BOX_FACES, CORNERS, VIEW, painted
@@ -112,6 +114,33 @@ def test_a_run_hands_over_pictures_points_and_cameras(system: pipeline.RefAny3DS
     assert again["picture-0.png"] == data["picture-0.png"]  # the seed decides
 
 
+def test_of_several_tries_the_one_nearest_to_its_mesh_is_kept(tmp_path: Path) -> None:
+    """With the weights that ship: each try is the picture of a seed of its own."""
+    own, inputs, box = pipeline.RefAny3DSystem("cpu"), *conditions(8, 128)
+
+    def run(tries: int, **given: Any) -> RunResult:
+        folder = tmp_path / str(tries)
+        if not folder.exists():
+            shutil.copytree(networks.MINI_FOLDER, folder)
+            entry = json.loads((folder / "pipeline.json").read_text())
+            (folder / "pipeline.json").write_text(json.dumps({"settings": entry["settings"] | {"tries": tries}}))
+        asked = {**box, "weights": str(folder), "prompt": "a brick on sand", "steps": 4, **given}
+        return own.run("render_picture", inputs, asked, listener)
+
+    listener = Listener()
+    found = run(2, seed=7, variants=2)
+    assert listener.steps[-1][1:] == (16, 16) and found.report["tries"] == 2
+    assert [variant["seed"] for variant in found.report["variants"]] == [7, 8]
+    asked = request.parse_request({"prompt": "x", "seed": 7})
+    for variant in range(2):
+        alone = [run(1, seed=pipeline.seed_of(asked, variant, number)) for number in range(2)]
+        misses = [result.report["variants"][0]["miss"] for result in alone]
+        assert misses[0] != misses[1]
+        best = files_of(alone[int(np.argmin(misses))])["points-0.png"]
+        assert files_of(found)[f"points-{variant}.png"] == best
+        assert found.report["variants"][variant]["miss"] == min(misses)
+
+
 def test_views_words_and_image_guidance_matter(system: pipeline.RefAny3DSystem, tiny: dict[str, Any]) -> None:
     inputs = conditions()[0]
 
@@ -194,7 +223,7 @@ def test_a_true_point_map_gives_the_camera_in_the_report() -> None:
     asked = request.parse_request(
         {"prompt": "x", "bounds_min": bounds.low.tolist(), "bounds_max": bounds.high.tolist(), "focal": 1.5}
     )
-    camera = pipeline.camera_of(Painted(values, values), asked, np.zeros((1, 3)))
+    camera, _ = pipeline.camera_of(Painted(values, values), asked, Surface(np.zeros((1, 3)), np.zeros((1, 3))), 0)
     assert camera.trusted
     np.testing.assert_allclose(camera.world_to_camera, matrix, atol=1e-2)
 

@@ -11,8 +11,8 @@ from backend.rendering.rasterizer import rasterize
 from backend.rendering.views import interpolate
 from backend.systems.refany3d import condition_views, point_maps
 from backend.systems.refany3d.camera_from_points import PictureCamera, solve_picture
-from backend.systems.refany3d.outline_pose import DOTS, surface_points
 from backend.systems.refany3d.point_maps import Bounds
+from backend.systems.refany3d.surface_dots import DOTS, surface_of
 
 SIZE = 128
 CORNERS = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], float)
@@ -86,7 +86,7 @@ def test_a_doubtful_camera_is_moved_to_the_outline(seed: int) -> None:
     drawn = np.where(shown[..., None], np.clip(0.5 + 0.5 * (values - 0.5) + wrong, 0.0, 0.9), 1.0)
     mesh = MeshData(corners.astype(np.float32), BOX_FACES.astype(np.int32))
     conditions = condition_views.draw_conditions([mesh], SIZE, condition_views.azimuths(8))
-    surface = surface_points(conditions.points, bounds)
+    surface = surface_of(conditions.views, conditions.points, bounds).points
     assert len(surface) == DOTS and (surface >= bounds.low - 0.1).all() and (surface <= bounds.high + 0.1).all()
 
     def overlap(found: PictureCamera) -> float:

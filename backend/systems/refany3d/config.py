@@ -29,7 +29,8 @@ class Settings:
     the views. image_guidance: towards the views, 1 for none. dynamic: whether the schedule shifts with the size.
     rank: of both LoRAs. points: False for weights without point maps. independent: views look at themselves only, so
     that they can be kept from step to step; not equal to the published model. shared_positions: all views stand in the
-    same place. shift: columns from the picture to the views; None takes minus the width.
+    same place. shift: columns from the picture to the views; None takes minus the width. tries: pictures that are
+    painted of each seed, of which the one that fits its mesh best is kept (`consistency.py`); 1 as published.
     """
 
     size: int
@@ -46,6 +47,7 @@ class Settings:
     independent: bool = False
     shared_positions: bool = True
     shift: int | None = None
+    tries: int = 1
 
 
 def read_config(config: str) -> dict[str, Any]:

@@ -1,35 +1,25 @@
 """A camera moved until the object fills the point map's outline (not in the paper; for cameras that are in doubt).
 
 A small model's point map says which side is seen, but it draws its places to the middle of the box, as means do: a
-camera that fits the places alone then stands too near. Here the object's surface, known from the condition views, is
-drawn as dots through the camera, and size, place and turn change until dots and places agree with the picture as well
-as they can together. The lens stays.
+camera that fits the places alone then stands too near. Here the object's surface is drawn as dots through the camera
+(`surface_dots.py`), and size, place and turn change until dots and places agree with the picture as well as they can
+together. The lens stays.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage, optimize
+from scipy import optimize
 
 from backend.geometry.pose import project
-from backend.systems.refany3d.point_maps import Bounds, decode_points, foreground, from_bytes
+from backend.systems.refany3d.surface_dots import GRID, coarse, covered
 
-GRID = 64  # cells a side of the outline
-DOTS = 3000
 MISS = 0.5  # of the object's size in the picture: what a place's error counts at most
 PLACES_WEIGHT = 3.0  # of the mean miss of the places, over the object's size, beside one minus the outlines' IoU
 STEPS = np.array([0.2, 0.05, 0.05, 0.3, 0.3, 0.3])
 """First steps: log distance, shift in picture widths, turn in radians."""
 MOST_TRIES = 500
 LEAST_DEPTH = 0.6  # of the object's middle from the camera, in its sides
-
-
-def surface_points(points: np.ndarray, bounds: Bounds, seed: int = 0) -> np.ndarray:
-    """At most DOTS world points [M,3] of the surface that point maps `points` [N,S,S,3] uint8 show."""
-    values = from_bytes(points)
-    shown = values[foreground(values)]
-    chosen = np.random.default_rng(seed).permutation(len(shown))[:DOTS]
-    return decode_points(shown[chosen], bounds)
 
 
 def fit_outline(
@@ -41,14 +31,14 @@ def fit_outline(
     surface [M,3] of the object and the places `points` [N,3] seen at `uv` [N,2], all in the object's box with longest
     side 1 and its middle at the origin; mask [S,S] bool: where the point map shows the object.
     """
-    wanted = _coarse(mask)
+    wanted = coarse(mask)
     extent = max(float(np.ptp(uv, axis=0).max()), 1.0 / GRID)
 
     def cost(change: np.ndarray, start: np.ndarray) -> float:
         moved = changed(start, change, intrinsics)
         if moved[2, 3] < LEAST_DEPTH:
             return 10.0
-        drawn = _drawn(surface, intrinsics, moved)
+        drawn = covered(surface, intrinsics, moved)
         union = (drawn | wanted).sum()
         overlap = float((drawn & wanted).sum() / union) if union else 0.0
         off = np.nan_to_num(np.linalg.norm(project(points, intrinsics, moved) - uv, axis=1), nan=1.0) / extent
@@ -97,25 +87,3 @@ def _as_large(surface: np.ndarray, wanted: np.ndarray, intrinsics: np.ndarray, m
     uv = project(surface, intrinsics, nearer)
     aside = np.nan_to_num((ends[0] + ends[1]) / 2 - (uv.min(axis=0) + uv.max(axis=0)) / 2)
     return changed(nearer, np.array([0.0, *aside, *[0.0] * 3]), intrinsics)
-
-
-def _coarse(mask: np.ndarray) -> np.ndarray:
-    """`mask` on the grid: cells that it covers by half."""
-    size = len(mask)
-    places = (np.arange(size) * GRID) // size
-    sums = np.zeros((GRID, GRID))
-    counts = np.zeros((GRID, GRID))
-    np.add.at(sums, (places[:, None], places[None, :]), mask)
-    np.add.at(counts, (places[:, None], places[None, :]), 1.0)
-    return sums > 0.5 * np.maximum(counts, 1e-9)
-
-
-def _drawn(surface: np.ndarray, intrinsics: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Cells [GRID,GRID] that the surface covers: its dots, with the gaps between them closed."""
-    uv = project(surface, intrinsics, matrix)
-    cells = np.floor(np.nan_to_num(uv, nan=-1.0) * GRID)
-    inside = ((cells >= 0) & (cells < GRID)).all(axis=1)
-    columns, rows = cells[inside].astype(np.int64).T
-    drawn = np.zeros((GRID, GRID), bool)
-    drawn[rows, columns] = True
-    return np.asarray(ndimage.binary_closing(np.pad(drawn, 2), np.ones((3, 3)))[2:-2, 2:-2])

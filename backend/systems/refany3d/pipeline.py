@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from backend.systems.refany3d.camera_from_points import PictureCamera, no_camera
 from backend.systems.refany3d.encoding import black_tokens, condition_tokens
 from backend.systems.refany3d.kv_cache import INDEPENDENT_WEIGHTS
 from backend.systems.refany3d.networks import RefAny3DNetworks, load_networks
-from backend.systems.refany3d.outline_pose import surface_points
 from backend.systems.refany3d.request import Request, parse_request, png_with_text, read_conditions
 from backend.systems.refany3d.sampler import (
     Conditions,
@@ -29,16 +28,28 @@ from backend.systems.refany3d.sampler import (
     SampleSettings,
     generate,
     side_by_side,
+    velocity_of,
     words_guidance,
 )
+from backend.systems.refany3d.surface_dots import WORST, Surface, miss, surface_of
 
 TASK = "render_picture"
 STAGES = ("prepare", "encode_conditions", "sample", "solve_camera", "finish")
 NARROW = "The small weights know game props in simple scenes; expect less of anything else."
 """What an artist should know of mini whatever was asked."""
 NO_POINTS = "These weights paint no point map, so the picture has no camera; choose others."
+TRIES_APART = 1_000_003  # so far apart are the seeds of a picture's tries; torch's CPU noise has seeds of 32 bits
 THUMBNAIL = 256
 """Pixels of the thumbnail's longer side at most."""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A painted picture, its camera, and how far it is from the object under that (`surface_dots.miss`)."""
+
+    painted: Painted
+    camera: PictureCamera
+    miss: float
 
 
 class RefAny3DSystem:
@@ -93,17 +104,23 @@ def render(networks: RefAny3DNetworks, inputs: dict[str, bytes], request: Reques
     tokens = condition_tokens(networks.vae, views, points).to(networks.device)
     given = Conditions(tokens, black_tokens(networks.vae, own.size).to(networks.device), own.size)
     hooks.stage("sample")
+    shared = velocity_of(networks, told, given, settings) if own.independent else None
+    seeds = [seed_of(request, variant, attempt) for variant in range(request.variants) for attempt in range(own.tries)]
     painted = []
-    for variant in range(request.variants):
-        generator = torch.Generator().manual_seed(seed_of(request, variant))
-        first, count = variant * settings.steps, request.variants * settings.steps
-        painted.append(generate(networks, told, given, settings, generator, hooks, first, count))
+    for number, seed in enumerate(seeds):
+        generator = torch.Generator().manual_seed(seed)
+        first, count = number * settings.steps, len(seeds) * settings.steps
+        painted.append(generate(networks, told, given, settings, generator, hooks, first, count, shared))
         hooks.preview(side_by_side(painted[-1].picture, painted[-1].points))
     hooks.stage("solve_camera")
-    surface = surface_points(points, request.bounds)
-    cameras = [camera_of(each, request, surface) for each in painted]
+    surface = surface_of(views, points, request.bounds)
+    solved = [
+        Solved(each, *camera_of(each, request, surface, seed)) for each, seed in zip(painted, seeds, strict=True)
+    ]
+    starts = range(0, len(solved), own.tries)
+    best = [min(solved[start : start + own.tries], key=lambda each: each.miss) for start in starts]
     hooks.stage("finish")
-    return _result(networks, settings, painted, cameras, len(views), request, hooks)
+    return _result(networks, settings, best, len(views), request, hooks)
 
 
 def settings_of(networks: RefAny3DNetworks, request: Request) -> SampleSettings:
@@ -121,30 +138,35 @@ def settings_of(networks: RefAny3DNetworks, request: Request) -> SampleSettings:
     return replace(chosen, preview_every=max(1, chosen.steps // 6))
 
 
-def seed_of(request: Request, variant: int) -> int:
-    """The seed of a variant: one after the other, so that each can be made again alone."""
-    return (request.seed + variant) % 2**63
+def seed_of(request: Request, variant: int, attempt: int = 0) -> int:
+    """The seed of a variant: one after the other, so that each can be made again alone; its further tries are apart."""
+    return (request.seed + variant + attempt * TRIES_APART) % 2**63
 
 
-def camera_of(painted: Painted, request: Request, surface: np.ndarray) -> PictureCamera:
-    """The camera that a picture's point map belongs to; `surface` [M,3] of the object in the world."""
+def camera_of(painted: Painted, request: Request, surface: Surface, seed: int) -> tuple[PictureCamera, float]:
+    """The camera that a picture's point map belongs to, and how far the picture is from the object under it."""
     if painted.points is None:
-        return no_camera(NO_POINTS)
-    seed = request.seed % 2**32
-    return solve_picture(painted.points, request.bounds, request.focal or None, seed=seed, surface=surface)
+        return no_camera(NO_POINTS), WORST
+    bounds, focal = request.bounds, request.focal or None
+    camera = solve_picture(painted.points, bounds, focal, seed=seed % 2**32, surface=surface.points)
+    if camera.world_to_camera is None or camera.intrinsics is None:
+        return camera, WORST
+    return camera, miss(
+        surface, painted.picture, painted.points, bounds, camera.world_to_camera, camera.intrinsics
+    )  # fmt: skip
 
 
 def _result(
     networks: RefAny3DNetworks,
     settings: SampleSettings,
-    painted: list[Painted],
-    cameras: list[PictureCamera],
+    solved: list[Solved],
     views: int,
     request: Request,
     hooks: Hooks,
 ) -> RunResult:
     artifacts: list[ArtifactData] = []
     prompt, negative = request.prompt.strip(), request.negative.strip()
+    painted, cameras = [each.painted for each in solved], [each.camera for each in solved]
     for variant, each in enumerate(painted):
         said = {"prompt": prompt, "seed": str(seed_of(request, variant)), "software": "Maquette RefAny3D"}
         said |= {"negative": negative} if negative else {}
@@ -180,8 +202,10 @@ def _result(
         "views": views,
         "bounds_min": list(request.bounds_min),
         "bounds_max": list(request.bounds_max),
+        "tries": networks.settings.tries,
         "variants": [
-            {"seed": seed_of(request, variant), "camera": camera.to_json()} for variant, camera in enumerate(cameras)
+            {"seed": seed_of(request, variant), "camera": each.camera.to_json(), "miss": round(each.miss, 4)}
+            for variant, each in enumerate(solved)
         ],
         "notes": notes,
         "peak_mib": peak_mib(),

@@ -101,12 +101,14 @@ def generate(
     hooks: Hooks,
     first_step: int = 0,
     all_steps: int | None = None,
+    velocity: Branch | None = None,
 ) -> Painted:
     """Paint what `text` says with the object of `conditions`.
 
     text: features of the prompt, and in a second row, where words guide (`words_guidance`), of the empty sentence or of
     what should not be seen.
     first_step, all_steps: where the steps of this picture stand among those that hooks are told of.
+    velocity: what `velocity_of` makes of the same text, conditions and settings, where several pictures share it.
     Errors: `Cancelled`.
     """
     own, size = networks.transformer, conditions.size
@@ -126,10 +128,16 @@ def generate(
         if settings.preview_every and step % settings.preview_every == 0 and step < settings.steps:
             hooks.preview(side_by_side(*_decoded(networks, (picture, points), size)))
 
-    velocity = guided(networks, text, conditions.tokens, _blacks(conditions), settings)
+    velocity = velocity or velocity_of(networks, text, conditions, settings)
     sigmas = euler_sigmas(settings.steps, rgb.shape[1], settings.dynamic)
     picture, points = _decoded(networks, integrate(velocity, rgb, coord, sigmas, watch), size)
     return Painted(picture, points)
+
+
+@torch.no_grad()
+def velocity_of(networks: Networks, text: TextFeatures, conditions: Conditions, settings: SampleSettings) -> Branch:
+    """What `generate` follows; all that is the same for every noise is done here."""
+    return guided(networks, text, conditions.tokens, _blacks(conditions), settings)
 
 
 def words_guidance(networks: Networks, settings: SampleSettings) -> float:

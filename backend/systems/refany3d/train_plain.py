@@ -1,8 +1,8 @@
 """Objects on white, as RefAny3D mini learns them beside its scenes: all of such a picture can be read from the views.
 
 In a scene light, shadow and ground are most of the error, so that a small model learns last what it is for: to look at
-the views. Here the unlit object stands alone before white, seen by cameras as the framed scenes have them (`PICTURES` of
-each object, drawn by our own rasteriser), or the picture is one of the views itself.
+the views. Here the unlit object stands alone before white, about as large and as central as in framed scenes
+(`PICTURES` of each object, drawn by our own rasteriser), or the picture is one of the views itself.
 """
 
 from __future__ import annotations

@@ -1,0 +1,124 @@
+"""The object's surface as coloured dots, as its condition views show it, and how well a painted picture agrees with it.
+
+Dots are quick to draw through any camera, on a coarse grid. `miss` chooses the best of several tries; it asks what the
+picture's own point map cannot know of itself: whether outline, places and colours are those of the object there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from backend.geometry.pose import project
+from backend.systems.refany3d.point_maps import Bounds, decode_points, foreground, from_bytes
+
+GRID = 64  # cells a side of a drawing
+DOTS = 4000
+FAR = 0.4  # of the object's longest side: what a wrong place counts at most
+COLORS_WEIGHT = 0.5  # of the colours beside outline and places, each between 0 and 1
+WORST = 2.0 + COLORS_WEIGHT
+LEAST_CELLS = 12
+LEAST_VARIANCE = 1e-4  # of a colour channel: an even picture has nothing that could be explained
+
+
+@dataclass(frozen=True)
+class Surface:
+    """points [M,3] in world axes and their base colours [M,3] in [0,1]."""
+
+    points: np.ndarray
+    colors: np.ndarray
+
+
+def surface_of(views: np.ndarray, points: np.ndarray, bounds: Bounds, seed: int = 0) -> Surface:
+    """At most DOTS places of the surface that `views` and point maps `points`, both [N,S,S,3] uint8, show."""
+    values = from_bytes(points)
+    shown = foreground(values)
+    chosen = np.random.default_rng(seed).permutation(int(shown.sum()))[:DOTS]
+    return Surface(decode_points(values[shown][chosen], bounds), from_bytes(views)[shown][chosen].astype(np.float64))
+
+
+def miss(
+    surface: Surface, picture: np.ndarray, values: np.ndarray, bounds: Bounds, matrix: np.ndarray,
+    intrinsics: np.ndarray,
+) -> float:  # fmt: skip
+    """How far `picture` and its point map `values` [S,S,3] are from the object seen by a camera, 0 to WORST.
+
+    One minus the outlines' IoU, plus the mean distance of the places over FAR, plus COLORS_WEIGHT times the share of
+    the picture's variance that the surface's colours, with a gain and an offset a channel, do not explain.
+    """
+    mask = foreground(values)
+    wanted = coarse(mask).ravel()
+    nearest, drawn = _nearest(surface.points, intrinsics, matrix)
+    union = int((drawn | wanted).sum())
+    met = np.flatnonzero((nearest >= 0) & wanted)
+    if len(met) < LEAST_CELLS:
+        return WORST
+    seen, shown = nearest[met], mask[..., None]
+    places = _means(np.where(shown, decode_points(values, bounds), 0.0), mask)[met]
+    colors = _means(np.where(shown, picture, 0.0), mask)[met]
+    off = np.linalg.norm(surface.points[seen] - places, axis=1) / (bounds.longest or 1.0)
+    outline, place = 1.0 - float((drawn & wanted).sum()) / union, float(np.minimum(off, FAR).mean()) / FAR
+    return outline + place + COLORS_WEIGHT * _unexplained(surface.colors[seen], colors)
+
+
+def coarse(mask: np.ndarray) -> np.ndarray:
+    """`mask` [S,S] on the grid: cells that it covers by half."""
+    own = np.bincount(_cells(len(mask)), mask.ravel(), GRID * GRID)
+    return np.asarray(own > 0.5 * np.bincount(_cells(len(mask)), minlength=GRID * GRID)).reshape(GRID, GRID)
+
+
+def covered(points: np.ndarray, intrinsics: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Cells [GRID,GRID] that dots `points` [M,3] cover, with the gaps between them closed."""
+    cells, inside = _projected(points, intrinsics, matrix)
+    drawn = np.zeros(GRID * GRID, bool)
+    drawn[cells[inside]] = True
+    return _closed(drawn)
+
+
+def _nearest(points: np.ndarray, intrinsics: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each cell [GRID*GRID] the dot that is seen there, -1 for none, and whether the surface covers it."""
+    cells, inside = _projected(points, intrinsics, matrix)
+    depth = points @ matrix[2, :3] + matrix[2, 3]
+    order = np.flatnonzero(inside)
+    order = order[np.argsort(-depth[order])]
+    nearest = np.full(GRID * GRID, -1)
+    nearest[cells[order]] = order  # the last one written is the nearest
+    return nearest, _closed(nearest >= 0).ravel()
+
+
+def _projected(points: np.ndarray, intrinsics: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The cell [M] of each dot and which dots [M] are in the picture."""
+    places = np.floor(np.nan_to_num(project(points, intrinsics, matrix), nan=-1.0) * GRID)
+    inside = ((places >= 0) & (places < GRID)).all(axis=1) & (points @ matrix[2, :3] + matrix[2, 3] > 0)
+    columns, rows = np.where(inside[:, None], places, 0).astype(np.int64).T
+    return rows * GRID + columns, inside
+
+
+def _closed(drawn: np.ndarray) -> np.ndarray:
+    padded = np.pad(drawn.reshape(GRID, GRID), 2)
+    return np.asarray(ndimage.binary_closing(padded, np.ones((3, 3)))[2:-2, 2:-2])
+
+
+def _cells(size: int) -> np.ndarray:
+    """The cell of each pixel [S*S] of a picture."""
+    places = (np.arange(size) * GRID) // size
+    return np.asarray((places[:, None] * GRID + places).ravel())
+
+
+def _means(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Means [GRID*GRID,C] of `values` [S,S,C], 0 beyond `mask` [S,S], over the pixels of the mask in each cell."""
+    cells = _cells(len(mask))
+    count = np.maximum(np.bincount(cells, mask.ravel(), GRID * GRID), 1)
+    sums = [np.bincount(cells, values[..., channel].ravel(), GRID * GRID) for channel in range(values.shape[-1])]
+    return np.stack(sums, axis=1) / count[:, None]
+
+
+def _unexplained(surface: np.ndarray, picture: np.ndarray) -> float:
+    """The share of the variance of `picture` [K,3] that the best gains, none below 0, of `surface` [K,3] leave."""
+    shown, seen = surface - surface.mean(axis=0), picture - picture.mean(axis=0)
+    own, together, whole = ((a * b).mean(axis=0) for a, b in ((shown, shown), (shown, seen), (seen, seen)))
+    gain = np.where(own > LEAST_VARIANCE, together / np.maximum(own, LEAST_VARIANCE), 0.0).clip(0.0)
+    left = whole - 2 * gain * together + gain**2 * own
+    return float(left.sum() / max(float(whole.sum()), 3 * LEAST_VARIANCE))
