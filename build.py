@@ -184,6 +184,7 @@ def blender_tests(name: str, version: str, *paths: str) -> TierResult:
     return run_pytest(name, bpy_python(version), *paths, env={"BLENDER_USER_RESOURCES": str(resources)})
 
 
+DISK_GIB = 10  # that all tiers take of an empty disk: environments, Blenders, models and pictures
 WINDOW_TESTS = ("window", "moments", "backgrounds", "models", "occluder", "three_photos", "match_mesh", "masks",
                 "scene", "text", "refine", "render", "render_mini")  # fmt: skip
 
@@ -204,9 +205,17 @@ TIERS: dict[str, Callable[[], TierResult]] = {
 }
 
 
+def free_gib() -> float:
+    """What is free on the disk that the project lies on."""
+    return shutil.disk_usage(ROOT).free / 2**30
+
+
 def command_test(arguments: argparse.Namespace) -> int:
     """Run the tiers, all of them even after a failure, and print how many tests each ran."""
     results = []
+    free = free_gib()
+    if free < DISK_GIB and not arguments.tier:
+        print(f"Only {free:.1f} GiB are free on this disk and all tiers together take {DISK_GIB}; free some first.")
     for name in arguments.tier or TIERS:
         print(f"\n=== {name}", flush=True)
         started = time.monotonic()
@@ -218,7 +227,8 @@ def command_test(arguments: argparse.Namespace) -> int:
     for result in results:
         print(f"{result.name:<14}{result.passed:>8}{result.failed:>8}{result.seconds:>9.1f}  {result.note}".rstrip())
     failed = sum(result.failed for result in results)
-    print(f"\n{sum(result.passed for result in results)} passed, {failed} failed", flush=True)
+    print(f"\n{sum(result.passed for result in results)} passed, {failed} failed")
+    print(f"Free on this disk: {free:.1f} GiB before, {free_gib():.1f} GiB after", flush=True)
     return 1 if failed else 0
 
 
