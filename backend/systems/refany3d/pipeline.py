@@ -105,7 +105,8 @@ def render(networks: RefAny3DNetworks, inputs: dict[str, bytes], request: Reques
     given = Conditions(tokens, black_tokens(networks.vae, own.size).to(networks.device), own.size)
     hooks.stage("sample")
     shared = velocity_of(networks, told, given, settings) if own.independent else None
-    seeds = [seed_of(request, variant, attempt) for variant in range(request.variants) for attempt in range(own.tries)]
+    tries = own.tries if own.points else 1  # without a point map nothing tells which is best
+    seeds = [seed_of(request, variant, attempt) for variant in range(request.variants) for attempt in range(tries)]
     painted = []
     for number, seed in enumerate(seeds):
         generator = torch.Generator().manual_seed(seed)
@@ -117,8 +118,8 @@ def render(networks: RefAny3DNetworks, inputs: dict[str, bytes], request: Reques
     solved = [
         Solved(each, *camera_of(each, request, surface, seed)) for each, seed in zip(painted, seeds, strict=True)
     ]
-    starts = range(0, len(solved), own.tries)
-    best = [min(solved[start : start + own.tries], key=lambda each: each.miss) for start in starts]
+    starts = range(0, len(solved), tries)
+    best = [min(solved[start : start + tries], key=lambda each: each.miss) for start in starts]
     hooks.stage("finish")
     return _result(networks, settings, best, len(views), request, hooks)
 
@@ -202,7 +203,7 @@ def _result(
         "views": views,
         "bounds_min": list(request.bounds_min),
         "bounds_max": list(request.bounds_max),
-        "tries": networks.settings.tries,
+        "tries": networks.settings.tries if networks.settings.points else 1,
         "variants": [
             {"seed": seed_of(request, variant), "camera": each.camera.to_json(), "miss": round(each.miss, 4)}
             for variant, each in enumerate(solved)
