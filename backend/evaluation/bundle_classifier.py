@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,24 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backend.data.bundles import BundleDataset
+from backend.evaluation.halving_layers import halving_layers
 
 logger = logging.getLogger(__name__)
 
 VIEWS = 4
 CHANNELS = 7  # colours, normals, mask
-
-
-def halving_layers(widths: Sequence[int]) -> nn.Sequential:
-    """Two convolutions for each step of `widths`, the first of them halving the side: [B,widths[0],S,S] and on."""
-    return nn.Sequential(
-        *(
-            nn.Sequential(
-                nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.GELU(),
-                nn.Conv2d(after, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.GELU(),
-            )
-            for before, after in zip(widths[:-1], widths[1:], strict=True)
-        )
-    )  # fmt: skip
 
 
 class BundleClassifier(nn.Module):

@@ -19,7 +19,7 @@ from torch.nn import functional
 from backend.data import reference_words
 from backend.data.reference_scenes import SceneDataset
 from backend.data.reference_words import SceneWords
-from backend.evaluation.bundle_classifier import halving_layers
+from backend.evaluation.halving_layers import halving_layers
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import numpy as np
 from backend.contract.frames import look_at, project
 from backend.contract.meshes import MeshData
 from backend.data.reference_layout import ELEVATION_DEGREES
-from backend.rendering.image_metrics import PSNR_LIMIT, mask_iou, ssim_map
+from backend.rendering.image_metrics import PSNR_LIMIT, best_gain, mask_iou, ssim_map
 from backend.rendering.rasterizer import rasterize
 from backend.rendering.views import interpolate
 from backend.systems.refany3d.condition_views import base_colors, joined
@@ -93,11 +93,7 @@ def matched_color(drawing: Drawing, picture: np.ndarray) -> np.ndarray:
     """The drawing's colours [S,S,3] in the picture's light: for each channel the gain, none below 0, and the offset
     that are best inside the mesh's silhouette. A picture is lit and the drawing is not."""
     shown, wanted = drawing.color[drawing.mask], np.asarray(picture, np.float64)[drawing.mask]
-    spread = shown - shown.mean(axis=0)
-    variance = (spread**2).mean(axis=0)
-    together = (spread * (wanted - wanted.mean(axis=0))).mean(axis=0)
-    gain = np.where(variance > 1e-8, together / np.maximum(variance, 1e-8), 0.0).clip(0.0)
-    moved = (drawing.color - shown.mean(axis=0)) * gain + wanted.mean(axis=0)
+    moved = (drawing.color - shown.mean(axis=0)) * best_gain(shown, wanted) + wanted.mean(axis=0)
     return np.asarray(moved.clip(0.0, 1.0))
 
 

@@ -39,3 +39,13 @@ def ssim_map(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     covariance = blur(a * b) - mean_a * mean_b
     top = (2 * mean_a * mean_b + SSIM_C1) * (2 * covariance + SSIM_C2)
     return np.asarray(top / ((mean_a**2 + mean_b**2 + SSIM_C1) * (var_a + var_b + SSIM_C2)))
+
+
+def best_gain(shown: np.ndarray, wanted: np.ndarray, least_variance: float = 1e-8) -> np.ndarray:
+    """The gain of each channel [C], none below 0, that with the best offset brings `shown` [K,C] nearest to `wanted`
+    [K,C] by least squares; 0 for a channel that varies no more than `least_variance`."""
+    spread = shown - shown.mean(axis=0)
+    variance = (spread**2).mean(axis=0)
+    together = (spread * (wanted - wanted.mean(axis=0))).mean(axis=0)
+    gain = np.where(variance > least_variance, together / np.maximum(variance, least_variance), 0.0)
+    return np.asarray(gain.clip(0.0))

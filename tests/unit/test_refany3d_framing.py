@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from backend.contract.frames import project
-from backend.data.reference_layout import MARGIN, camera_at
+from backend.data.reference_layout import camera_at
 from backend.systems.refany3d.train_framing import LEAST_SIDE, SHARE, framed
 
 SIZE = 100
@@ -45,7 +45,7 @@ def test_places_are_never_blended() -> None:
 def test_a_cut_stays_in_the_picture_and_is_not_too_small() -> None:
     picture, points = framed(*scene(0, 90, 8, 8))
     left, top, right, bottom = box_of(points)
-    assert right - left == pytest.approx(8 / LEAST_SIDE, abs=2) and left == 0 and bottom == pytest.approx(98 / 1, abs=3)
+    assert right - left == pytest.approx(8 / LEAST_SIDE, abs=2) and left == 0 and bottom == pytest.approx(98, abs=3)
     assert picture[0, -1, 0] / 2 == pytest.approx(LEAST_SIDE * SIZE, abs=2) and top > SIZE / 2
 
 
@@ -66,5 +66,5 @@ def test_a_camera_places_the_object_near_the_middle_if_told_so() -> None:
             low, high = uv.min(axis=0), uv.max(axis=0)
             assert (low > 0.0).all() and (high < 1.0).all() and 0.4 < (high - low).max() < 0.75
             found.append(np.abs((low + high) / 2 - 0.5).max())
-    assert max(off[0.0]) < 0.04 < np.mean(off[1.0]), f"free room {1 - 2 * MARGIN}"
+    assert max(off[0.0]) < 0.04 < np.mean(off[1.0])
     assert np.mean(off[0.3]) == pytest.approx(0.3 * np.mean(off[1.0]), rel=0.4)

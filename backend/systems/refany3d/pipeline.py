@@ -18,6 +18,7 @@ from backend.nn.devices import best_device, peak_mib
 from backend.systems.base import ArtifactData, Hooks, RunResult
 from backend.systems.refany3d import networks as loading
 from backend.systems.refany3d.camera_from_points import PictureCamera, no_camera, solve_picture
+from backend.systems.refany3d.config import Settings
 from backend.systems.refany3d.encoding import black_tokens, condition_tokens
 from backend.systems.refany3d.kv_cache import INDEPENDENT_WEIGHTS
 from backend.systems.refany3d.networks import RefAny3DNetworks, load_networks
@@ -105,7 +106,7 @@ def render(networks: RefAny3DNetworks, inputs: dict[str, bytes], request: Reques
     given = Conditions(tokens, black_tokens(networks.vae, own.size).to(networks.device), own.size)
     hooks.stage("sample")
     shared = velocity_of(networks, told, given, settings) if own.independent else None
-    tries = own.tries if own.points else 1  # without a point map nothing tells which is best
+    tries = tries_of(own)
     seeds = [seed_of(request, variant, attempt) for variant in range(request.variants) for attempt in range(tries)]
     painted = []
     for number, seed in enumerate(seeds):
@@ -139,6 +140,11 @@ def settings_of(networks: RefAny3DNetworks, request: Request) -> SampleSettings:
     return replace(chosen, preview_every=max(1, chosen.steps // 6))
 
 
+def tries_of(own: Settings) -> int:
+    """How many pictures are painted of a seed; without a point map nothing tells which is best."""
+    return own.tries if own.points else 1
+
+
 def seed_of(request: Request, variant: int, attempt: int = 0) -> int:
     """The seed of a variant: one after the other, so that each can be made again alone; its further tries are apart."""
     return (request.seed + variant + attempt * TRIES_APART) % 2**63
@@ -152,9 +158,7 @@ def camera_of(painted: Painted, request: Request, surface: Surface, seed: int) -
     camera = solve_picture(painted.points, bounds, focal, seed=seed % 2**32, surface=surface.points)
     if camera.world_to_camera is None or camera.intrinsics is None:
         return camera, WORST
-    return camera, miss(
-        surface, painted.picture, painted.points, bounds, camera.world_to_camera, camera.intrinsics
-    )  # fmt: skip
+    return camera, miss(surface, painted.picture, painted.points, bounds, camera.world_to_camera, camera.intrinsics)
 
 
 def _result(
@@ -203,7 +207,7 @@ def _result(
         "views": views,
         "bounds_min": list(request.bounds_min),
         "bounds_max": list(request.bounds_max),
-        "tries": networks.settings.tries if networks.settings.points else 1,
+        "tries": tries_of(networks.settings),
         "variants": [
             {"seed": seed_of(request, variant), "camera": each.camera.to_json(), "miss": round(each.miss, 4)}
             for variant, each in enumerate(solved)

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from backend.geometry.pose import project
+from backend.rendering.image_metrics import best_gain
 from backend.systems.refany3d.point_maps import Bounds, decode_points, foreground, from_bytes
 
 GRID = 64  # cells a side of a drawing
@@ -71,7 +72,7 @@ def coarse(mask: np.ndarray) -> np.ndarray:
 
 def covered(points: np.ndarray, intrinsics: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Cells [GRID,GRID] that dots `points` [M,3] cover, with the gaps between them closed."""
-    cells, inside = _projected(points, intrinsics, matrix)
+    cells, inside, _ = _projected(points, intrinsics, matrix)
     drawn = np.zeros(GRID * GRID, bool)
     drawn[cells[inside]] = True
     return _closed(drawn)
@@ -79,8 +80,7 @@ def covered(points: np.ndarray, intrinsics: np.ndarray, matrix: np.ndarray) -> n
 
 def _nearest(points: np.ndarray, intrinsics: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each cell [GRID*GRID] the dot that is seen there, -1 for none, and whether the surface covers it."""
-    cells, inside = _projected(points, intrinsics, matrix)
-    depth = points @ matrix[2, :3] + matrix[2, 3]
+    cells, inside, depth = _projected(points, intrinsics, matrix)
     order = np.flatnonzero(inside)
     order = order[np.argsort(-depth[order])]
     nearest = np.full(GRID * GRID, -1)
@@ -88,12 +88,15 @@ def _nearest(points: np.ndarray, intrinsics: np.ndarray, matrix: np.ndarray) -> 
     return nearest, _closed(nearest >= 0).ravel()
 
 
-def _projected(points: np.ndarray, intrinsics: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The cell [M] of each dot and which dots [M] are in the picture."""
+def _projected(
+    points: np.ndarray, intrinsics: np.ndarray, matrix: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The cell [M] of each dot, which dots [M] are in the picture, and their depth [M]."""
+    depth = points @ matrix[2, :3] + matrix[2, 3]
     places = np.floor(np.nan_to_num(project(points, intrinsics, matrix), nan=-1.0) * GRID)
-    inside = ((places >= 0) & (places < GRID)).all(axis=1) & (points @ matrix[2, :3] + matrix[2, 3] > 0)
+    inside = ((places >= 0) & (places < GRID)).all(axis=1) & (depth > 0)
     columns, rows = np.where(inside[:, None], places, 0).astype(np.int64).T
-    return rows * GRID + columns, inside
+    return rows * GRID + columns, inside, depth
 
 
 def _closed(drawn: np.ndarray) -> np.ndarray:
@@ -118,7 +121,5 @@ def _means(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def _unexplained(surface: np.ndarray, picture: np.ndarray) -> float:
     """The share of the variance of `picture` [K,3] that the best gains, none below 0, of `surface` [K,3] leave."""
     shown, seen = surface - surface.mean(axis=0), picture - picture.mean(axis=0)
-    own, together, whole = ((a * b).mean(axis=0) for a, b in ((shown, shown), (shown, seen), (seen, seen)))
-    gain = np.where(own > LEAST_VARIANCE, together / np.maximum(own, LEAST_VARIANCE), 0.0).clip(0.0)
-    left = whole - 2 * gain * together + gain**2 * own
-    return float(left.sum() / max(float(whole.sum()), 3 * LEAST_VARIANCE))
+    left = seen - best_gain(surface, picture, LEAST_VARIANCE) * shown
+    return float((left**2).mean(axis=0).sum() / max(float((seen**2).mean(axis=0).sum()), 3 * LEAST_VARIANCE))
