@@ -46,20 +46,22 @@ def _quick(work: int, *tensors: Tensor | None) -> bool:
     return not recorded and onednn_is_quicker()
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., in] times weight [out, in] plus bias [out], as `functional.linear`."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
+    """x [..., in] times weight [out, in] plus bias [out], as `functional.linear`; with `gelu` GELU of it, as tanh."""
     if not _quick(x.numel() * len(weight), x, weight, bias):
-        return functional.linear(x, weight, bias)
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
+        plain = functional.linear(x, weight, bias)
+        return functional.gelu(plain, approximate="tanh") if gelu else plain
+    after = ("gelu", [], "tanh") if gelu else ("none", [], "")
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, *after)
     return out
 
 
-def apply(layer: nn.Module, x: Tensor) -> Tensor:
-    """`layer(x)`, which is `linear` where the layer is nothing else."""
+def apply(layer: nn.Module, x: Tensor, gelu: bool = False) -> Tensor:
+    """`layer(x)`, which is `linear` where the layer is nothing else; with `gelu` GELU of it, as tanh."""
     if type(layer) is nn.Linear:
-        return linear(x, layer.weight, layer.bias)
+        return linear(x, layer.weight, layer.bias, gelu)
     out: Tensor = layer(x)
-    return out
+    return functional.gelu(out, approximate="tanh") if gelu else out
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

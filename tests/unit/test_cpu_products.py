@@ -27,6 +27,8 @@ def test_linear_layers(way: bool) -> None:
     x = drawn(2, 700, 128)[:, 50:650]  # not contiguous
     with torch.no_grad():
         torch.testing.assert_close(cpu_products.apply(layer, x), layer(x), rtol=1e-5, atol=1e-5)
+        bent = functional.gelu(layer(x), approximate="tanh")
+        torch.testing.assert_close(cpu_products.apply(layer, x, gelu=True), bent, rtol=1e-5, atol=1e-5)
         bare = cpu_products.linear(x, layer.weight)
         torch.testing.assert_close(bare, functional.linear(x, layer.weight), rtol=1e-5, atol=1e-5)
     cpu_products.apply(layer, x).sum().backward()
@@ -49,3 +51,5 @@ def test_other_precisions_stay_with_torch(way: bool) -> None:
         assert torch.equal(cpu_products.apply(layer, x), layer(x))
         norm = nn.LayerNorm(128)
         assert torch.equal(cpu_products.apply(norm, x.float()), norm(x.float()))
+        bent = functional.gelu(norm(x.float()), approximate="tanh")
+        assert torch.equal(cpu_products.apply(norm, x.float(), gelu=True), bent)

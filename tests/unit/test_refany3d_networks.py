@@ -69,6 +69,21 @@ def test_blocks_answer_as_the_dense_form(config: str) -> None:
     torch.testing.assert_close(answer(network, inputs), dense, rtol=1e-4, atol=1e-5)
 
 
+def test_memory_that_is_used_again_changes_no_answer(config: str) -> None:
+    network, inputs = made(config)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, weight in network.base.named_parameters():
+            if ".attn.norm_" in name:
+                weight.uniform_(0.5, 2.0, generator=generator)
+    given = (inputs.rgb, inputs.coord, inputs.conditions, inputs.text, inputs.pooled, inputs.t, inputs.guidance)
+    before = [part.clone() for part in given[:5]]
+    recorded = torch.cat(network.predict(*given))  # what is recorded keeps everything
+    for _ in range(2):
+        torch.testing.assert_close(answer(network, inputs), recorded, rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(part, kept) for part, kept in zip(given, before, strict=False))
+
+
 @pytest.mark.parametrize("views", [1, 4, 6])
 @pytest.mark.parametrize("mask", [Mask.TRAINED, Mask.INDEPENDENT, Mask.NONE])
 def test_attention_is_that_of_the_table(views: int, mask: Mask) -> None:

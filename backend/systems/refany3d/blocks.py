@@ -17,7 +17,7 @@ from backend.nn.cpu_products import apply
 
 from .attention import Mask, attend
 from .kv_cache import ConditionCache, PreparedConditions
-from .modulation import add_gated, modulate
+from .modulation import add_gated, may_overwrite, modulate
 from .positions import MAIN, NOISE, VIEWS, Sizes
 from .routing import Routing
 
@@ -85,23 +85,22 @@ def double_block(block: Any, name: str, number: int, image: Tensor, text: Tensor
         linear(getattr(attn, part), f"{name}.attn.{part}", x, sizes).unflatten(-1, (heads, -1))
         for part in ("to_q", "to_k", "to_v")
     )
-    q, k = attn.norm_q(q), attn.norm_k(k)
+    q, k = heads_norm(attn.norm_q, q), heads_norm(attn.norm_k, k)
     if text is not None:
         rows = block.norm1_context.linear(run.vectors[:, :1]).chunk(6, -1)
         y = block.norm1_context.norm(text) * (1 + rows[1]) + rows[0]
         text_q, text_k, text_v = (
             part(y).unflatten(-1, (heads, -1)) for part in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
         )
-        q = torch.cat([attn.norm_added_q(text_q), q], 1)
-        k = torch.cat([attn.norm_added_k(text_k), k], 1)
+        q = torch.cat([heads_norm(attn.norm_added_q, text_q), q], 1)
+        k = torch.cat([heads_norm(attn.norm_added_k, text_k), k], 1)
         v = torch.cat([text_v, v], 1)
     q, k = rotate(q, run.turns), rotate(k, run.turns)
     seen = run.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), run.sizes, number)
     out = linear(attn.to_out[0], f"{name}.attn.to_out.0", seen[:, run.sizes.text :], sizes)
     image = add_gated(image, out, sizes, gate)
     x = modulate(block.norm2(image), sizes, shift_mlp, scale_mlp)
-    x = functional.gelu(apply(block.ff.net[0].proj, x), approximate="tanh")
-    x = linear(block.ff.net[2], f"{name}.ff.net.2", x, sizes)
+    x = linear(block.ff.net[2], f"{name}.ff.net.2", apply(block.ff.net[0].proj, x, gelu=True), sizes)
     image = add_gated(image, x, sizes, gate_mlp)
     if text is not None:
         text = text + rows[2] * attn.to_add_out(seen[:, : run.sizes.text])
@@ -124,7 +123,7 @@ def single_block(block: Any, name: str, number: int, hidden: Tensor, run: Forwar
         linear(getattr(attn, part), f"{name}.attn.{part}", x, sizes).unflatten(-1, (heads, -1))
         for part in ("to_k", "to_v")
     )
-    k = rotate(attn.norm_k(k), run.turns)
+    k = rotate(heads_norm(attn.norm_k, k), run.turns)
     turns = run.turns
     if wanted is not None:
         kept = slice(sizes.text, sizes.main)
@@ -134,10 +133,10 @@ def single_block(block: Any, name: str, number: int, hidden: Tensor, run: Forwar
         gate = gate[:, text_rows : text_rows + wanted.present.total]
         sizes = wanted
     q = linear(attn.to_q, f"{name}.attn.to_q", x, sizes).unflatten(-1, (heads, -1))
-    q = rotate(attn.norm_q(q), turns)
+    q = rotate(heads_norm(attn.norm_q, q), turns)
     seen = run.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), sizes, number)
-    x = block.act_mlp(linear(block.proj_mlp, f"{name}.proj_mlp", x, sizes))
-    x = linear(block.proj_out, f"{name}.proj_out", torch.cat([seen, x], 2), sizes)
+    x = _beside(seen, linear(block.proj_mlp, f"{name}.proj_mlp", x, sizes))
+    x = linear(block.proj_out, f"{name}.proj_out", x, sizes)
     return add_gated(hidden, x, sizes, gate)
 
 
@@ -146,7 +145,29 @@ def noise_of(sizes: Sizes) -> Sizes:
     return sizes.only(*NOISE)
 
 
+def heads_norm(norm: Any, x: Tensor) -> Tensor:
+    """`norm`, the root mean square's, of x [B, L, H, d], which is overwritten where no gradient is recorded."""
+    if not (type(norm) is nn.RMSNorm and norm.weight is not None and may_overwrite(x, norm.weight)):
+        out: Tensor = norm(x)
+        return out
+    eps = torch.finfo(x.dtype).eps if norm.eps is None else norm.eps
+    squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+    return x.mul_(squares.div_(x.shape[-1]).add_(eps).rsqrt_()).mul_(norm.weight)
+
+
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn each pair of numbers of x [B, L, H, d] by `turns` [L, d/2], in float32."""
+    """Turn each pair of numbers of x [B, L, H, d] by `turns` [L, d/2], in float32; x is overwritten as in
+    `heads_norm`."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turns[:, None]).flatten(-2).to(x.dtype)
+    turned = torch.mul(pairs, turns[:, None], out=None if torch.is_grad_enabled() else pairs)
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+
+
+def _beside(seen: Tensor, x: Tensor) -> Tensor:
+    """What a single block's attention saw [B, L, D] and, after it, GELU of x [B, L, M]: [B, L, D + M]."""
+    if not may_overwrite(x, seen):
+        return torch.cat([seen, functional.gelu(x, approximate="tanh")], 2)
+    out = x.new_empty(*x.shape[:2], seen.shape[2] + x.shape[2])
+    out[..., : seen.shape[2]] = seen
+    torch.ops.aten.gelu.out(x, approximate="tanh", out=out[..., seen.shape[2] :])
+    return out

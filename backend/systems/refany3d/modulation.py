@@ -48,18 +48,37 @@ def kind_vectors(main: Tensor | None, views: Tensor | None, embedder: nn.Module 
 
 
 def modulate(x: Tensor, sizes: Sizes, shift: Tensor, scale: Tensor) -> Tensor:
-    """x (1 + scale) + shift with x [B, sizes.total, D] and one row of shift and scale [B, kinds, D] a kind."""
+    """x (1 + scale) + shift with x [B, sizes.total, D] and one row of shift and scale [B, kinds, D] a kind.
+
+    x, which nobody else may need, is overwritten where no gradient is recorded.
+    """
     scale = scale + 1
+    out = x if may_overwrite(x, scale, shift) else None
     pieces = [
-        torch.addcmul(shift[:, row, None], x[:, where], scale[:, row, None])
+        torch.addcmul(shift[:, row, None], x[:, where], scale[:, row, None], out=None if out is None else out[:, where])
         for row, (_, where) in enumerate(sizes.slices())
     ]
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
+    return _joined(pieces) if out is None else out
 
 
 def add_gated(x: Tensor, added: Tensor, sizes: Sizes, gate: Tensor) -> Tensor:
-    """x + gate * added, with x and added [B, sizes.total, D] and one row of gate [B, kinds, D] a kind."""
+    """x + gate * added, with x and added [B, sizes.total, D] and one row of gate [B, kinds, D] a kind.
+
+    added, which nobody else may need, is overwritten where no gradient is recorded.
+    """
+    out = added if may_overwrite(added, x, gate) else None
     pieces = [
-        torch.addcmul(x[:, where], gate[:, row, None], added[:, where]) for row, (_, where) in enumerate(sizes.slices())
+        torch.addcmul(x[:, where], gate[:, row, None], added[:, where], out=None if out is None else out[:, where])
+        for row, (_, where) in enumerate(sizes.slices())
     ]
+    return _joined(pieces) if out is None else out
+
+
+def may_overwrite(x: Tensor, *others: Tensor) -> bool:
+    """Whether what comes of x and `others` fits into x and no gradient needs x as it is. New memory costs a CPU more
+    than the sums themselves."""
+    return not torch.is_grad_enabled() and all(other.dtype == x.dtype for other in others)
+
+
+def _joined(pieces: list[Tensor]) -> Tensor:
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
