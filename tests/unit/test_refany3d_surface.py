@@ -8,7 +8,18 @@ import pytest
 from backend.contract.frames import look_at
 from backend.contract.meshes import MeshData
 from backend.systems.refany3d import condition_views, point_maps
-from backend.systems.refany3d.surface_dots import DOTS, GRID, WORST, Surface, coarse, covered, miss, surface_of
+from backend.systems.refany3d.surface_dots import (
+    DOTS,
+    GRID,
+    WORST,
+    Surface,
+    coarse,
+    drawn_before,
+    miss,
+    surface_of,
+    target_of,
+    unexplained,
+)
 from tests.unit.test_refany3d_points import BOX_FACES, CORNERS, SIZE, VIEW, box, painted
 
 LENS = np.array([[VIEW["focal"], 0, 0.5], [0, VIEW["focal"], 0.5], [0, 0, 1]])
@@ -70,7 +81,13 @@ def test_the_grid_holds_what_is_covered_by_half(size: int) -> None:
     mask = np.zeros((size, size), bool)
     mask[: size // 2] = True
     assert coarse(mask).shape == (GRID, GRID) and abs(coarse(mask).mean() - 0.5) < 0.02
-    surface, _, values, _, matrix = scene()
-    own = coarse(point_maps.foreground(values))
-    drawn = covered(surface.points, LENS, matrix)
-    assert (own & drawn).sum() / (own | drawn).sum() > 0.8
+
+
+def test_dots_before_a_picture_tell_outline_and_colours() -> None:
+    surface, picture, values, _, matrix = scene()
+    target = target_of(picture, point_maps.foreground(values))
+    drawn = drawn_before(target, surface.points, LENS, matrix)
+    assert drawn.outline < 0.2 and target.cells[drawn.cells].all() and len(drawn.dots) == len(drawn.cells)
+    assert unexplained(target, surface.colors, drawn) < 0.3 < 0.6 < unexplained(target, 1 - surface.colors, drawn)
+    none = drawn_before(target, surface.points + 1000.0, LENS, matrix)
+    assert none.outline == unexplained(target, surface.colors, none) == 1.0 and not len(none.cells)

@@ -3,7 +3,7 @@
 Square pixels, principal point in the middle, focal length unknown or given. Points in space: `geometry.robust_pose`
 (affine RANSAC, then the reprojection error under a loss that wrong points lose their say in). Points in a plane: a
 homography by RANSAC, taken apart and refined; its focal length is doubtful unless it is given. A camera in doubt is
-moved until the object also fills the outline (`outline_pose.py`), where its surface is known. Whatever comes out says
+moved until the object looks as it is painted (`picture_pose.py`), where its surface is known. Whatever comes out says
 how far it can be trusted, in pixels, in the share of points that agree, and in a sentence.
 """
 
@@ -17,8 +17,9 @@ import numpy as np
 from backend.geometry import pose
 from backend.geometry.robust_pose import FOCAL_RANGE, solve_robust
 from backend.systems.refany3d import plane_pose
-from backend.systems.refany3d.outline_pose import fit_outline
+from backend.systems.refany3d.picture_pose import fit_picture
 from backend.systems.refany3d.point_maps import Bounds, decode_points, foreground, inner
+from backend.systems.refany3d.surface_dots import Surface, target_of
 
 SURE_WHITE = 0.15
 """How far from white a pixel must be to be asked: grey background would else be thousands of equal false places."""
@@ -73,11 +74,11 @@ def no_camera(reason: str) -> PictureCamera:
 
 def solve_picture(
     values: np.ndarray, bounds: Bounds, focal: float | None = None, y_rotation: float = 0.0, seed: int = 0,
-    surface: np.ndarray | None = None,
+    picture: np.ndarray | None = None, surface: Surface | None = None,
 ) -> PictureCamera:  # fmt: skip
     """The camera of a point map `values` [S,S,3] in [0,1] of an object with box `bounds`; `focal` locks the lens.
 
-    surface: world points [M,3] of the object's surface, for cameras that the places alone leave in doubt.
+    picture [S,S,3] and the object's surface in world axes: for cameras that the places alone leave in doubt.
     """
     size = values.shape[0]
     shown = foreground(values)
@@ -94,11 +95,12 @@ def solve_picture(
     uv = (np.stack([columns, rows], axis=1) + 0.5) / size
     points = decode_points(values[rows, columns], bounds, y_rotation)
     found = solve_points(points, uv, size, bounds, focal, seed)
-    if surface is None or found.world_to_camera is None or found.intrinsics is None or found.trusted:
+    if picture is None or surface is None or found.world_to_camera is None or found.intrinsics is None or found.trusted:
         return found
     scale = bounds.longest or 1.0
     normal, matrix = (points - bounds.centre) / scale, _of_box(found.world_to_camera, bounds, scale)
-    moved = fit_outline((surface - bounds.centre) / scale, normal, uv, shown, found.intrinsics, matrix)
+    own = Surface((surface.points - bounds.centre) / scale, surface.colors)
+    moved = fit_picture(own, normal, uv, target_of(picture, shown), found.intrinsics, matrix)
     return _judged(normal, uv, size, found.intrinsics, moved, bounds, scale, focal is None)
 
 

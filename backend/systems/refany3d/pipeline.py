@@ -155,10 +155,11 @@ def camera_of(painted: Painted, request: Request, surface: Surface, seed: int) -
     if painted.points is None:
         return no_camera(NO_POINTS), WORST
     bounds, focal = request.bounds, request.focal or None
-    camera = solve_picture(painted.points, bounds, focal, seed=seed % 2**32, surface=surface.points)
+    picture = painted.picture
+    camera = solve_picture(painted.points, bounds, focal, seed=seed % 2**32, picture=picture, surface=surface)
     if camera.world_to_camera is None or camera.intrinsics is None:
         return camera, WORST
-    return camera, miss(surface, painted.picture, painted.points, bounds, camera.world_to_camera, camera.intrinsics)
+    return camera, miss(surface, picture, painted.points, bounds, camera.world_to_camera, camera.intrinsics)
 
 
 def _result(

@@ -1,9 +1,9 @@
-"""A camera moved until the object fills the point map's outline (not in the paper; for cameras that are in doubt).
+"""A camera moved until the object looks as it is painted (not in the paper; for cameras that are in doubt).
 
 A small model's point map says which side is seen, but it draws its places to the middle of the box, as means do: a
-camera that fits the places alone then stands too near. Here the object's surface is drawn as dots through the camera
-(`surface_dots.py`), and size, place and turn change until dots and places agree with the picture as well as they can
-together. The lens stays.
+camera that fits the places alone then stands too near. Here the object's surface is drawn as coloured dots through the
+camera (`surface_dots.py`), and size, place and turn change until outline, colours and places agree with the picture as
+well as they can together. The lens stays.
 """
 
 from __future__ import annotations
@@ -12,41 +12,38 @@ import numpy as np
 from scipy import optimize
 
 from backend.geometry.pose import project
-from backend.systems.refany3d.surface_dots import GRID, coarse, covered
+from backend.systems.refany3d.surface_dots import COLORS_WEIGHT, GRID, Surface, Target, drawn_before, unexplained
 
 MISS = 0.5  # of the object's size in the picture: what a place's error counts at most
-PLACES_WEIGHT = 3.0  # of the mean miss of the places, over the object's size, beside one minus the outlines' IoU
+PLACES_WEIGHT = 1.0  # of the mean miss of the places, over the object's size, beside one minus the outlines' IoU
 STEPS = np.array([0.2, 0.05, 0.05, 0.3, 0.3, 0.3])
 """First steps: log distance, shift in picture widths, turn in radians."""
 MOST_TRIES = 500
 LEAST_DEPTH = 0.6  # of the object's middle from the camera, in its sides
 
 
-def fit_outline(
-    surface: np.ndarray, points: np.ndarray, uv: np.ndarray, mask: np.ndarray, intrinsics: np.ndarray,
-    matrix: np.ndarray,
-) -> np.ndarray:  # fmt: skip
+def fit_picture(
+    surface: Surface, points: np.ndarray, uv: np.ndarray, target: Target, intrinsics: np.ndarray, matrix: np.ndarray
+) -> np.ndarray:
     """A better `world_to_camera` [4,4] than `matrix`, or that.
 
-    surface [M,3] of the object and the places `points` [N,3] seen at `uv` [N,2], all in the object's box with longest
-    side 1 and its middle at the origin; mask [S,S] bool: where the point map shows the object.
+    surface of the object and the places `points` [N,3] seen at `uv` [N,2], all in the object's box with longest side 1
+    and its middle at the origin; target: what the picture shows.
     """
-    wanted = coarse(mask)
     extent = max(float(np.ptp(uv, axis=0).max()), 1.0 / GRID)
 
     def cost(change: np.ndarray, start: np.ndarray) -> float:
         moved = changed(start, change, intrinsics)
         if moved[2, 3] < LEAST_DEPTH:
             return 10.0
-        drawn = covered(surface, intrinsics, moved)
-        union = (drawn | wanted).sum()
-        overlap = float((drawn & wanted).sum() / union) if union else 0.0
+        drawn = drawn_before(target, surface.points, intrinsics, moved)
         off = np.nan_to_num(np.linalg.norm(project(points, intrinsics, moved) - uv, axis=1), nan=1.0) / extent
-        return 1.0 - overlap + PLACES_WEIGHT * float(np.minimum(off, MISS).mean())
+        place = float(np.minimum(off, MISS).mean())
+        return drawn.outline + PLACES_WEIGHT * place + COLORS_WEIGHT * unexplained(target, surface.colors, drawn)
 
     still = np.zeros(len(STEPS))
     best, least = matrix, cost(still, matrix)
-    for start in (matrix, _as_large(surface, wanted, intrinsics, matrix)):
+    for start in (matrix, _as_large(surface.points, target.cells.reshape(GRID, GRID), intrinsics, matrix)):
         simplex = np.concatenate([still[None], np.diag(STEPS)])
         found = optimize.minimize(
             cost, still, (start,), "Nelder-Mead",
@@ -77,7 +74,7 @@ def _turn(vector: np.ndarray) -> np.ndarray:
 
 
 def _as_large(surface: np.ndarray, wanted: np.ndarray, intrinsics: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The camera from where the object is seen as large as `wanted` and in its place."""
+    """The camera from where the object is seen as large as `wanted` [GRID,GRID] and in its place."""
     uv = np.nan_to_num(project(surface, intrinsics, matrix), nan=0.5)
     low, high = np.percentile(uv, [2, 98], axis=0)
     rows, columns = np.nonzero(wanted)
