@@ -4,8 +4,9 @@ Each object is painted with `--prompts` sentences. The camera is solved from the
 again under it (`refany3d_measures.py` says what is compared exactly). Of the summary:
 
 * pointmap_error: mean distance of the places that point map and mesh have in the same pixel, longest side 1;
-* silhouette_iou: of the point map's foreground and the mesh; masked_psnr, masked_ssim: of the picture and the unlit
-  mesh in the picture's light, inside the mesh's silhouette;
+* silhouette_iou: of the point map's foreground and the mesh;
+* masked_psnr, masked_ssim: of the painted object, cut out by its point map, and the unlit mesh in the picture's light,
+  over all that either covers; inside_psnr: over the mesh's silhouette alone, whatever the picture shows there;
 * matches: local features that picture and mesh share under that camera; matches_views: that the picture shares with the
   condition view that it shares most with, which needs no camera;
 * camera_solved: share of cameras that are trusted; camera_found: share with any. One without has the worst score;
@@ -50,7 +51,7 @@ from backend.systems.refany3d.point_maps import foreground, from_bytes
 
 logger = logging.getLogger(__name__)
 
-MEANS = ("pointmap_error", "silhouette_iou", "masked_psnr", "masked_ssim", "matches")
+MEANS = ("pointmap_error", "silhouette_iou", "masked_psnr", "masked_ssim", "inside_psnr", "matches")
 EXTRA = ("matches_views", "camera_solved", "camera_found", *backbones.COLUMNS)
 """Further means, of what the entries have."""
 ABLATIONS = ("without_points", "without_positions", "one_lora", "views_4", "views_6")

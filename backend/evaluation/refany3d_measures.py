@@ -23,7 +23,7 @@ from backend.systems.refany3d.point_maps import Bounds, bounds_of, decode_points
 
 SUPERSAMPLE = 2  # a side, for colours: the pictures that are compared are smooth at edges
 LEAST_PIXELS = 16  # of the object; fewer tell nothing
-WORST = {"pointmap_error": 1.0, "silhouette_iou": 0.0, "masked_psnr": 0.0, "masked_ssim": 0.0}
+WORST = {"pointmap_error": 1.0, "silhouette_iou": 0.0, "masked_psnr": 0.0, "masked_ssim": 0.0, "inside_psnr": 0.0}
 """Of a result without a camera. A point map cannot be much further off than the object is long."""
 FOCAL = 1.5  # picture widths: of a random camera, where none was solved
 
@@ -70,8 +70,9 @@ def score(picture: np.ndarray, points: np.ndarray, drawing: Drawing, bounds: Bou
     return {
         "pointmap_error": pointmap_error(points, drawing, bounds),
         "silhouette_iou": mask_iou(foreground(points), drawing.mask),
-        "masked_psnr": masked_psnr(picture, drawing),
-        "masked_ssim": masked_ssim(picture, drawing),
+        "masked_psnr": masked_psnr(picture, points, drawing),
+        "masked_ssim": masked_ssim(picture, points, drawing),
+        "inside_psnr": inside_psnr(picture, drawing),
     }
 
 
@@ -89,29 +90,61 @@ def pointmap_error(points: np.ndarray, drawing: Drawing, bounds: Bounds) -> floa
     return float(np.linalg.norm(places[0] - places[1], axis=1).mean() / (bounds.longest or 1.0))
 
 
-def matched_color(drawing: Drawing, picture: np.ndarray) -> np.ndarray:
+def matched_color(drawing: Drawing, picture: np.ndarray, where: np.ndarray) -> np.ndarray:
     """The drawing's colours [S,S,3] in the picture's light: for each channel the gain, none below 0, and the offset
-    that are best inside the mesh's silhouette. A picture is lit and the drawing is not."""
-    shown, wanted = drawing.color[drawing.mask], np.asarray(picture, np.float64)[drawing.mask]
+    that are best `where` [S,S] both show the object; its own colours where they hardly meet. A picture is lit and the
+    drawing is not."""
+    if where.sum() < LEAST_PIXELS:
+        return drawing.color
+    shown, wanted = drawing.color[where], np.asarray(picture, np.float64)[where]
     moved = (drawing.color - shown.mean(axis=0)) * best_gain(shown, wanted) + wanted.mean(axis=0)
     return np.asarray(moved.clip(0.0, 1.0))
 
 
-def masked_psnr(picture: np.ndarray, drawing: Drawing) -> float:
-    """PSNR in dB between the picture and the mesh in its light, over all pixels of the mesh's silhouette."""
+def cut_outs(picture: np.ndarray, points: np.ndarray, drawing: Drawing) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The painted object, cut out by its point map, and the mesh in its light, cut out by its silhouette, [S,S,3] both,
+    before the mean colour that the picture has around its object; and the pixels [S,S] that either covers.
+
+    What only one of them covers is wrong by its contrast to that background: a mesh beside the painted object must not
+    be compared with the ground that happens to be there.
+    """
+    shown = foreground(points)
+    around = np.asarray(picture[~shown].mean(axis=0) if not shown.all() else np.ones(3))
+    lit = matched_color(drawing, picture, shown & drawing.mask)
+    painted, mesh = (
+        np.where(mask[..., None], color, around) for mask, color in ((shown, picture), (drawing.mask, lit))
+    )
+    return painted, mesh, shown | drawing.mask
+
+
+def masked_psnr(picture: np.ndarray, points: np.ndarray, drawing: Drawing) -> float:
+    """PSNR in dB between the painted object and the mesh in its light, over all pixels that either covers."""
     if drawing.mask.sum() < LEAST_PIXELS:
         return WORST["masked_psnr"]
-    error = float(((matched_color(drawing, picture) - picture)[drawing.mask] ** 2).mean())
-    return PSNR_LIMIT if error <= 10 ** (-PSNR_LIMIT / 10) else -10.0 * float(np.log10(error))
+    painted, mesh, either = cut_outs(picture, points, drawing)
+    return _psnr(painted[either], mesh[either])
 
 
-def masked_ssim(picture: np.ndarray, drawing: Drawing) -> float:
-    """Mean structural similarity around the pixels of the mesh's silhouette, the mesh in the picture's light standing
-    before the picture itself, so that what is around the object is the same in both."""
+def masked_ssim(picture: np.ndarray, points: np.ndarray, drawing: Drawing) -> float:
+    """Mean structural similarity of the painted object and the mesh in its light around all pixels that either
+    covers."""
     if drawing.mask.sum() < LEAST_PIXELS:
         return WORST["masked_ssim"]
-    composed = composite(picture, matched_color(drawing, picture), drawing.mask)
-    return float(ssim_map(picture, composed)[drawing.mask].mean())
+    painted, mesh, either = cut_outs(picture, points, drawing)
+    return float(ssim_map(painted, mesh)[either].mean())
+
+
+def inside_psnr(picture: np.ndarray, drawing: Drawing) -> float:
+    """PSNR in dB between the picture and the mesh in its light over the mesh's silhouette alone, whatever the picture
+    shows there: an even background, too, is then a good likeness."""
+    if drawing.mask.sum() < LEAST_PIXELS:
+        return WORST["inside_psnr"]
+    return _psnr(matched_color(drawing, picture, drawing.mask)[drawing.mask], picture[drawing.mask])
+
+
+def _psnr(first: np.ndarray, second: np.ndarray) -> float:
+    error = float(((first - second) ** 2).mean())
+    return PSNR_LIMIT if error <= 10 ** (-PSNR_LIMIT / 10) else -10.0 * float(np.log10(error))
 
 
 def composite(picture: np.ndarray, color: np.ndarray, mask: np.ndarray) -> np.ndarray:

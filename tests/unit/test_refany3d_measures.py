@@ -75,8 +75,8 @@ def test_a_random_pose_is_clearly_worse(subject: measures.Subject, true: measure
         drawing = measures.draw(subject, matrix, LENS, SIZE)
         score = measures.score(picture, true.points, drawing, subject.bounds)
         scores.append([*score.values(), count_matches(features, find_features(drawing.color, drawing.mask))])
-    error, overlap, psnr, ssim, matches = np.mean(scores, axis=0)
-    assert error > 0.15 and overlap < 0.9 and psnr < 20 and ssim < 0.5 and matches < 10
+    error, overlap, psnr, ssim, inside, matches = np.mean(scores, axis=0)
+    assert error > 0.15 and overlap < 0.9 and psnr < 20 and ssim < 0.5 and inside < 20 and matches < 10
 
 
 def test_the_random_pose_is_as_large_and_in_the_same_place(subject: measures.Subject, true: measures.Drawing) -> None:
@@ -112,22 +112,38 @@ def test_an_error_of_places_is_told_in_lengths_of_the_object(subject: measures.S
 
 
 def test_light_does_not_count_and_another_object_does(true: measures.Drawing) -> None:
+    def scores(picture: np.ndarray, drawing: measures.Drawing = true) -> tuple[float, float, float]:
+        told = (picture, true.points, drawing)
+        return measures.masked_psnr(*told), measures.inside_psnr(picture, drawing), measures.masked_ssim(*told)
+
     bright, dark = in_light(true), measures.composite(in_light(true), true.color * 0.3, true.mask)
-    assert min(measures.masked_psnr(each, true) for each in (bright, dark)) > 50
+    assert min(scores(each)[1] for each in (bright, dark)) > 50
+    assert min(scores(each)[0] for each in (bright, dark)) > 35  # the corner that is coded white is lost
     negative = measures.composite(bright, 1.0 - true.color, true.mask)
-    assert measures.masked_psnr(negative, true) < 20  # gains below zero are no light
+    assert max(scores(negative)[:2]) < 20  # gains below zero are no light
     shuffled = bright.copy()
     shuffled[true.mask] = np.random.default_rng(1).permutation(bright[true.mask])
-    assert measures.masked_psnr(shuffled, true) < 20 and measures.masked_ssim(shuffled, true) < 0.3
-    empty = dataclasses.replace(true, mask=np.zeros_like(true.mask))
-    assert measures.masked_psnr(bright, empty) == 0.0 and measures.masked_ssim(bright, empty) == 0.0
+    assert max(scores(shuffled)[:2]) < 20 and scores(shuffled)[2] < 0.3
+    assert scores(bright, dataclasses.replace(true, mask=np.zeros_like(true.mask))) == (0.0, 0.0, 0.0)
 
 
 def test_the_background_around_the_object_does_not_count(true: measures.Drawing) -> None:
     first, second = in_light(true, 0), in_light(true, 1)
-    assert measures.masked_psnr(first, true) == measures.masked_psnr(second, true)
-    assert measures.masked_ssim(second, true) > 0.99
+    assert measures.inside_psnr(first, true) == measures.inside_psnr(second, true)
+    scores = [measures.masked_psnr(each, true.points, true) for each in (first, second)]
+    assert scores[0] == pytest.approx(scores[1], abs=0.5) and min(scores) > 40
+    assert measures.masked_ssim(second, true.points, true) > 0.99
     assert count_matches(find_features(first, true.mask), find_features(second, true.mask)) > 50
+
+
+def test_a_mesh_beside_the_painted_object_is_no_likeness(true: measures.Drawing) -> None:
+    """The ground is as even as a mesh that no gain is given: over the mesh's own silhouette they are alike."""
+    picture = measures.composite(np.full((SIZE, SIZE, 3), 0.9), in_light(true), true.mask)
+    aside = measures.Drawing(*(np.roll(part, SIZE // 2, axis=1) for part in (true.color, true.points, true.mask)))
+    apart = dataclasses.replace(aside, mask=aside.mask & ~true.mask)
+    assert measures.inside_psnr(picture, apart) > 50 > 20 > measures.masked_psnr(picture, true.points, apart)
+    half = dataclasses.replace(true, mask=true.mask & (np.arange(SIZE) < SIZE // 2))
+    assert measures.inside_psnr(picture, half) > 50 > 20 > measures.masked_psnr(picture, true.points, half)
 
 
 def test_matches_fall_with_the_angle_and_chance_gives_none(subject: measures.Subject, true: measures.Drawing) -> None:
