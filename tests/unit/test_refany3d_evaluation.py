@@ -144,7 +144,8 @@ def test_the_whole_command(tmp_path: Path, assets: Path, scenes: Path) -> None:
     summary = report["summary"]
     wanted = {"pointmap_error", "silhouette_iou", "masked_psnr", "masked_ssim", "inside_psnr", "matches",
               "matches_views", "camera_solved", "camera_found", "seconds_median", "random_pose", "true_scenes",
-              "adherence", "classifier_accuracy", "chance_commonest", "viewpoint_spread_deg_of_scenes", "ablations"}  # fmt: skip
+              "adherence", "classifier_accuracy", "chance_commonest",
+              "viewpoint_spread_deg_of_scenes", "ablations"}  # fmt: skip
     assert wanted <= set(summary) and summary["processor_seconds_median"] > 0
     assert summary["count"] == 4 == len(report["objects"])
     assert set(summary["ablations"]) == {"one_lora", "complete"} and report["ablations"] == summary["ablations"]
