@@ -15,7 +15,7 @@ import numpy as np
 from backend.contract.frames import look_at, project
 from backend.contract.meshes import MeshData
 from backend.data.reference_layout import ELEVATION_DEGREES
-from backend.rendering.image_metrics import PSNR_LIMIT, best_gain, mask_iou, ssim_map
+from backend.rendering.image_metrics import best_gain, mask_iou, psnr, ssim_map
 from backend.rendering.rasterizer import rasterize
 from backend.rendering.views import interpolate
 from backend.systems.refany3d.condition_views import base_colors, joined
@@ -122,7 +122,7 @@ def masked_psnr(picture: np.ndarray, points: np.ndarray, drawing: Drawing) -> fl
     if drawing.mask.sum() < LEAST_PIXELS:
         return WORST["masked_psnr"]
     painted, mesh, either = cut_outs(picture, points, drawing)
-    return _psnr(painted[either], mesh[either])
+    return psnr(painted[either], mesh[either])
 
 
 def masked_ssim(picture: np.ndarray, points: np.ndarray, drawing: Drawing) -> float:
@@ -139,12 +139,7 @@ def inside_psnr(picture: np.ndarray, drawing: Drawing) -> float:
     shows there: an even background, too, is then a good likeness."""
     if drawing.mask.sum() < LEAST_PIXELS:
         return WORST["inside_psnr"]
-    return _psnr(matched_color(drawing, picture, drawing.mask)[drawing.mask], picture[drawing.mask])
-
-
-def _psnr(first: np.ndarray, second: np.ndarray) -> float:
-    error = float(((first - second) ** 2).mean())
-    return PSNR_LIMIT if error <= 10 ** (-PSNR_LIMIT / 10) else -10.0 * float(np.log10(error))
+    return psnr(matched_color(drawing, picture, drawing.mask)[drawing.mask], picture[drawing.mask])
 
 
 def composite(picture: np.ndarray, color: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ the same over all steps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -53,12 +54,7 @@ def modulate(x: Tensor, sizes: Sizes, shift: Tensor, scale: Tensor) -> Tensor:
     x, which nobody else may need, is overwritten where no gradient is recorded.
     """
     scale = scale + 1
-    out = x if may_overwrite(x, scale, shift) else None
-    pieces = [
-        torch.addcmul(shift[:, row, None], x[:, where], scale[:, row, None], out=None if out is None else out[:, where])
-        for row, (_, where) in enumerate(sizes.slices())
-    ]
-    return _joined(pieces) if out is None else out
+    return _by_kind(lambda row, where: (shift[:, row, None], x[:, where], scale[:, row, None]), sizes, x, scale, shift)
 
 
 def add_gated(x: Tensor, added: Tensor, sizes: Sizes, gate: Tensor) -> Tensor:
@@ -66,12 +62,7 @@ def add_gated(x: Tensor, added: Tensor, sizes: Sizes, gate: Tensor) -> Tensor:
 
     added, which nobody else may need, is overwritten where no gradient is recorded.
     """
-    out = added if may_overwrite(added, x, gate) else None
-    pieces = [
-        torch.addcmul(x[:, where], gate[:, row, None], added[:, where], out=None if out is None else out[:, where])
-        for row, (_, where) in enumerate(sizes.slices())
-    ]
-    return _joined(pieces) if out is None else out
+    return _by_kind(lambda row, where: (x[:, where], gate[:, row, None], added[:, where]), sizes, added, x, gate)
 
 
 def may_overwrite(x: Tensor, *others: Tensor) -> bool:
@@ -80,5 +71,16 @@ def may_overwrite(x: Tensor, *others: Tensor) -> bool:
     return not torch.is_grad_enabled() and all(other.dtype == x.dtype for other in others)
 
 
-def _joined(pieces: list[Tensor]) -> Tensor:
+def _by_kind(
+    terms: Callable[[int, slice], tuple[Tensor, Tensor, Tensor]], sizes: Sizes, spare: Tensor, *others: Tensor
+) -> Tensor:
+    """a + b * c of the `terms` (a, b, c) of each kind, told by its row and place; into `spare` where that may be
+    overwritten, seen beside the `others`."""
+    out = spare if may_overwrite(spare, *others) else None
+    pieces = [
+        torch.addcmul(*terms(row, where), out=None if out is None else out[:, where])
+        for row, (_, where) in enumerate(sizes.slices())
+    ]
+    if out is not None:
+        return out
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
