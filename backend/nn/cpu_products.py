@@ -1,13 +1,16 @@
 """Float32 products on CPUs through oneDNN where torch's own way is slow: for inference, without gradients.
 
 torch multiplies float32 matrices on x86 by MKL, which uses half the vector width of processors that are not Intel's.
-oneDNN, which ships inside torch, uses all of it: on one core of an EPYC with AVX-512 (family 26) a linear layer of
-4736 tokens, 512 to 512, runs at 209 instead of 86 GFLOP/s. Elsewhere the functions here are torch's own.
+oneDNN, which ships inside torch, uses all of it: on one core of an EPYC of Zen 5 (family 26) a linear layer of 4736
+tokens, 512 to 512, runs at 209 instead of 86 GFLOP/s. Zen 4 (family 25) has units of half that width: there the layer
+gains a sixth (209 instead of 180 on two cores), and attention loses by leaving torch's fused kernel (106 instead of
+134 GFLOP/s, of 384 queries and 4736 keys). Elsewhere the functions here are torch's own.
 """
 
 from __future__ import annotations
 
 import platform
+import re
 from functools import cache
 
 import torch
@@ -20,18 +23,27 @@ WORTH = 2**22
 """Multiplications below which calling another library costs more than it saves."""
 ROWS = 512
 """Queries at once: their logits stay in the cache."""
+ZEN_5 = 26
+"""The first of AMD's families whose units are as wide as AVX-512's registers."""
+
+
+@cache
+def amd_family() -> int:
+    """The family of AMD's processors that this one is of; 0 for others'."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            words = lines.read()
+    except OSError:
+        words = platform.processor()  # on Windows "AMD64 Family 25 Model 33 Stepping 2, AuthenticAMD"
+    found = re.search(r"family\s*:?\s*(\d+)", words, re.IGNORECASE)
+    return int(found[1]) if found and "AuthenticAMD" in words else 0
 
 
 @cache
 def onednn_is_quicker() -> bool:
     """Whether this is an x86 processor with AVX-512 that is not Intel's, and torch has oneDNN's linear layer."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            words = next((line for line in lines if line.startswith("vendor_id")), "")
-    except OSError:
-        words = platform.processor()  # names the maker on Windows
     return (
-        "AuthenticAMD" in words
+        amd_family() > 0
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -64,11 +76,11 @@ def apply(layer: nn.Module, x: Tensor, gelu: bool = False) -> Tensor:
     return functional.gelu(out, approximate="tanh") if gelu else out
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v of q [B, H, N, d], k and v [B, H, M, d] -> [B, H, N, d]."""
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v of q [B, H, N, d], k and v [B, H, M, d], bias [M] -> [B, H, N, d]."""
     batch, heads, count, width = q.shape
-    if not _quick(count * k.shape[2] * width, q, k, v):
-        return product_attention(q, k, v)
+    if amd_family() < ZEN_5 or not _quick(count * k.shape[2] * width, q, k, v, bias):
+        return product_attention(q, k, v, None if bias is None else bias[None, None, None].to(q.dtype))
     out = q.new_empty(batch, count, heads, width).transpose(1, 2)
     for item in range(batch):
         for head in range(heads):
@@ -76,5 +88,5 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             values = v[item, head].t().contiguous()
             for first in range(0, count, ROWS):
                 part = slice(first, first + ROWS)
-                out[item, head, part] = linear(linear(queries[part], keys).softmax(-1), values)
+                out[item, head, part] = linear(linear(queries[part], keys, bias).softmax(-1), values)
     return out

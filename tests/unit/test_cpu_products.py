@@ -14,6 +14,7 @@ from backend.nn import cpu_products
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Both ways on every machine: oneDNN gives the same answer on processors where it is not quicker."""
     monkeypatch.setattr(cpu_products, "onednn_is_quicker", lambda: request.param)
+    monkeypatch.setattr(cpu_products, "amd_family", lambda: cpu_products.ZEN_5)
     return bool(request.param)
 
 
@@ -40,6 +41,9 @@ def test_attention(way: bool) -> None:
     with torch.no_grad():
         wanted = functional.scaled_dot_product_attention(q, k, v)
         torch.testing.assert_close(cpu_products.attention(q, k, v), wanted, rtol=1e-5, atol=1e-5)
+        bias = drawn(520)
+        wanted = functional.scaled_dot_product_attention(q, k, v, bias.expand(2, 3, 600, -1))
+        torch.testing.assert_close(cpu_products.attention(q, k, v, bias), wanted, rtol=1e-5, atol=1e-5)
     keys = k.clone().requires_grad_(True)
     cpu_products.attention(q, keys, v).sum().backward()
     assert keys.grad is not None
@@ -53,3 +57,21 @@ def test_other_precisions_stay_with_torch(way: bool) -> None:
         assert torch.equal(cpu_products.apply(norm, x.float()), norm(x.float()))
         bent = functional.gelu(norm(x.float()), approximate="tanh")
         assert torch.equal(cpu_products.apply(norm, x.float(), gelu=True), bent)
+
+
+@pytest.mark.parametrize(
+    ("words", "family"),
+    [
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2\n", 26),
+        ("vendor_id\t: GenuineIntel\ncpu family\t: 6\n", 0),
+        ("AMD64 Family 25 Model 33 Stepping 2, AuthenticAMD", 25),
+        ("arm64", 0),
+    ],
+)
+def test_amds_families(words: str, family: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(*_: object, **__: object) -> None:
+        raise FileNotFoundError("no such file")
+
+    monkeypatch.setattr("builtins.open", unreadable)
+    monkeypatch.setattr("platform.processor", lambda: words)
+    assert cpu_products.amd_family.__wrapped__() == family

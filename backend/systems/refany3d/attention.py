@@ -8,6 +8,7 @@ pairs of tokens is left, and no table of them is made.
 from __future__ import annotations
 
 from enum import Enum
+from math import log
 
 import torch
 from torch import Tensor
@@ -28,25 +29,39 @@ class Mask(Enum):
     """Everybody sees everybody: the second pass of the reference's image guidance."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, queries: Sizes, keys: Sizes, views: int, mask: Mask) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, queries: Sizes, keys: Sizes, views: int, mask: Mask, copies: int = 1
+) -> Tensor:
     """Attention of `q` [B, H, queries.total, d] over `k`, `v` [B, H, keys.total, d] -> [B, queries.total, H * d].
 
     Kinds may be missing among the queries (nothing is made for them) or among the keys. With views among the queries
-    all of theirs must be there.
+    all of theirs must be there. copies: how many equal views each of the `views` stands for; who meets all views meets
+    each of its keys so many times, which is its weight in the softmax times `copies`.
     """
+    weight = _copies_bias(k, keys.main, copies)
     if mask is Mask.NONE:
-        return _flat(attention(q, k, v))
+        return _flat(attention(q, k, v, weight))
     found = []
     first, second = queries.text + queries.rgb, queries.main
     if first:
-        found.append(_flat(attention(q[:, :, :first], k, v)))
+        found.append(_flat(attention(q[:, :, :first], k, v, weight)))
     if second > first:
         start = keys.text
-        found.append(_flat(attention(q[:, :, first:second], k[:, :, start:], v[:, :, start:])))
+        rest = None if weight is None else weight[start:]
+        found.append(_flat(attention(q[:, :, first:second], k[:, :, start:], v[:, :, start:], rest)))
     if queries.views:
         seen = 0 if mask is Mask.INDEPENDENT else keys.main
         found.append(_by_view(q[:, :, second:], k, v, keys, views, seen))
     return found[0] if len(found) == 1 else torch.cat(found, 1)
+
+
+def _copies_bias(k: Tensor, main: int, copies: int) -> Tensor | None:
+    """What is added to the logits of keys `k` [B, H, M, d] of which those from `main` on stand for `copies` each: [M]."""
+    if copies == 1:
+        return None
+    bias = k.new_zeros(k.shape[2])
+    bias[main:] = log(copies)
+    return bias
 
 
 def _flat(x: Tensor) -> Tensor:

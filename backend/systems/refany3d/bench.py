@@ -1,8 +1,9 @@
 """One forward by blocks against the same forward with a dense mask, for `build.py bench`.
 
-`python -m backend.systems.refany3d.bench [--config mid] [--threads N]` makes the network with random weights, runs it
-on one sequence of random text, pictures and views, and prints a JSON line: seconds of both forms, how much quicker
-blocks are, and the largest difference of their answers.
+`python -m backend.systems.refany3d.bench [--config mid] [--size PIXELS] [--threads N]` makes the network with random
+weights, runs it on one sequence of random text, pictures and views, and prints a JSON line: seconds of both forms, how
+much quicker blocks are, and the largest difference of their answers; and the same of a step of the published sampler,
+which is that forward and one with black views that lets everything see everything (`guided_...`).
 
 The dense form is what one writes first, and what the block form is held to: one sequence, attention of every token to
 every token with a table [L, L] of who may, both LoRAs over every token with what does not apply set to zero, rows of
@@ -16,7 +17,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -81,16 +82,16 @@ def random_inputs(network: RefAny3DTransformer, settings: Settings, side: int, s
 
 
 class DenseForm:
-    """The same network as one sequence with a mask, batch 1."""
+    """The same network as one sequence with a mask, batch 1; `masked` False lets everything see everything."""
 
-    def __init__(self, network: RefAny3DTransformer, inputs: Inputs) -> None:
+    def __init__(self, network: RefAny3DTransformer, inputs: Inputs, masked: bool = True) -> None:
         self.network, self.base, self.given = network, network.base, inputs
         views, text, tokens = inputs.conditions.shape[1] // 2, inputs.text.shape[1], inputs.rgb.shape[1]
         self.sizes = positions.sequence(text, tokens, views)
         self.kinds = torch.repeat_interleave(torch.arange(5), torch.tensor(self.sizes))
         counts = torch.tensor([text, *([tokens] * (2 * views + 2))])
         branches = torch.repeat_interleave(torch.arange(2 * views + 3), counts)
-        self.mask = positions.group_mask(views)[branches][:, branches]
+        self.mask = positions.group_mask(views)[branches][:, branches] if masked else None
         self.acts = {
             name: torch.tensor([float(name in ADAPTERS[kind]) for kind in self.kinds.tolist()])[:, None]
             for name in ("default", "coord")
@@ -184,45 +185,54 @@ def compare(
     config: str,
     device: torch.device,
     repeats: int = 2,
-    side: int | None = None,
+    size: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
-    """Both forms of one forward, as numbers for JSON. side: of a picture in tokens, by default the configuration's."""
+    """Both forms of one forward and of one with black views, as numbers for JSON. size: pixels of a picture's side, by
+    default the configuration's."""
     network, settings = random_network(config)
-    inputs = random_inputs(network, settings, side or settings.size // 16)
+    size = size or settings.size
+    inputs = random_inputs(network, settings, size // 16)
     network.to(device)
     inputs = Inputs(*(part.to(device) for part in (inputs.rgb, inputs.coord, inputs.conditions, inputs.text)),
                     inputs.pooled.to(device))  # fmt: skip
-    dense = DenseForm(network, inputs)
-    conditions = network.prepare(inputs.conditions, inputs.pooled)
-
-    @torch.no_grad()
-    def blocks() -> Any:
-        return network.predict(
-            inputs.rgb, inputs.coord, conditions, inputs.text, inputs.pooled, inputs.t, inputs.guidance
-        )
-
-    def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
-        started = clock()
-        answer = run()
-        if device.type != "cpu":
-            getattr(torch, device.type).synchronize()
-        return clock() - started, answer
-
-    took: dict[str, list[float]] = {"blocks": [], "dense": []}
-    for _ in range(repeats + 1):  # turn by turn, so that both meet the same machine
-        spent, quick = seconds(blocks)
-        took["blocks"].append(spent)
-        spent, slow = seconds(dense.predict)
-        took["dense"].append(spent)
+    black = inputs.conditions[:, :1]  # any one picture in place of all
+    blacks = replace(inputs, conditions=black.expand_as(inputs.conditions))
+    dense, dense_black = DenseForm(network, inputs), DenseForm(network, blacks, masked=False)
+    prepared = network.prepare(inputs.conditions, inputs.pooled)
+    prepared_black = network.prepare(black.expand(-1, 2, -1, -1), inputs.pooled, copies=settings.views)
+    noisy, told = (inputs.rgb, inputs.coord), (inputs.text, inputs.pooled, inputs.t, inputs.guidance)
+    runs: dict[str, Callable[[], Any]] = {
+        "blocks": torch.no_grad()(lambda: network.predict(*noisy, prepared, *told)),
+        "dense": dense.predict,
+        "black_blocks": torch.no_grad()(lambda: network.predict(*noisy, prepared_black, *told, masked=False)),
+        "black_dense": dense_black.predict,
+    }
+    took: dict[str, list[float]] = {name: [] for name in runs}
+    answers: dict[str, Any] = {}
+    for _ in range(repeats + 1):  # turn by turn, so that all meet the same machine
+        for name, run in runs.items():
+            started = clock()
+            answers[name] = run()
+            if device.type != "cpu":
+                getattr(torch, device.type).synchronize()
+            took[name].append(clock() - started)
     best = {name: min(times[1:]) for name, times in took.items()}
-    worst = max(float((mine - other).abs().max()) for mine, other in zip(quick, slow, strict=True))
+    step = {form: best[form] + best[f"black_{form}"] for form in ("blocks", "dense")}
+
+    def difference(kind: str) -> float:
+        pairs = zip(answers[f"{kind}blocks"], answers[f"{kind}dense"], strict=True)
+        return max(float((mine - other).abs().max()) for mine, other in pairs)
+
     return {
-        "config": config, "device": str(device), "threads": torch.get_num_threads(), "tokens": dense.sizes.total,
+        "config": config, "size": size, "device": str(device), "threads": torch.get_num_threads(),
+        "tokens": dense.sizes.total, "adapted_layers": len(adapted_layers(network.base)),
         "blocks_seconds": round(best["blocks"], 4), "dense_seconds": round(best["dense"], 4),
-        "times_quicker": round(best["dense"] / best["blocks"], 2), "largest_difference": worst,
-        "largest_answer": round(max(float(part.abs().max()) for part in slow), 3),
-        "adapted_layers": len(adapted_layers(network.base)),
+        "times_quicker": round(best["dense"] / best["blocks"], 2), "largest_difference": difference(""),
+        "largest_answer": round(max(float(part.abs().max()) for part in answers["dense"]), 3),
+        "guided_blocks_seconds": round(step["blocks"], 4), "guided_dense_seconds": round(step["dense"], 4),
+        "guided_times_quicker": round(step["dense"] / step["blocks"], 2),
+        "guided_largest_difference": difference("black_"),
     }  # fmt: skip
 
 
@@ -230,6 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="mid", help="mini, mid or a JSON file")
+    parser.add_argument("--size", type=int, help="pixels of a picture's side, by default the configuration's")
     parser.add_argument("--device", default=str(best_device()))
     parser.add_argument("--threads", type=int, default=0, help="threads of a CPU; default: as many as it has cores")
     parser.add_argument("--repeats", type=int, default=2)
@@ -240,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     clock = time.process_time if options.processor_time else time.perf_counter
-    result = compare(options.config, torch.device(options.device), options.repeats, clock=clock)
+    result = compare(options.config, torch.device(options.device), options.repeats, options.size, clock)
     sys.stdout.write(json.dumps(result) + "\n")
     return 0
 

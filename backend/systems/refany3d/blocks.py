@@ -29,6 +29,7 @@ class Forward:
     sizes: the sequence. vectors [B, kinds, D]: through SiLU, one a kind. turns [L, d/2]: of the rotary positions.
     prepared: what is kept of the views, None where nothing is.
     cache: keys and values of the views, which are then not in the sequence; or, with `filling`, where they go.
+    copies: how many equal views each of the `views` stands for.
     """
 
     routing: Routing
@@ -40,6 +41,7 @@ class Forward:
     prepared: PreparedConditions | None = None
     cache: ConditionCache | None = None
     filling: bool = False
+    copies: int = 1
     image: Sizes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -65,7 +67,7 @@ class Forward:
         elif self.cache is not None:
             kept_k, kept_v = self.cache.keys[block], self.cache.values[block]
             k, v = (torch.cat([own, _for_each(kept, len(own))], 2) for own, kept in ((k, kept_k), (v, kept_v)))
-        return attend(q, k, v, queries, keys, self.views, self.mask)
+        return attend(q, k, v, queries, keys, self.views, self.mask, self.copies)
 
 
 def _for_each(kept: Tensor, batch: int) -> Tensor:

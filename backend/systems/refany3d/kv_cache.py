@@ -22,8 +22,8 @@ class PreparedConditions:
     """What of the condition pictures does not change from step to step, without gradients.
 
     tokens [B, pictures * T, D]: embedded. vectors [B, 1 or 2, D]: theirs, through SiLU. views: how many. points:
-    whether their point maps are among them. grid: rows and columns of a picture's tokens. rows: what layers made of
-    the vectors, by layer, filled in the first step.
+    whether their point maps are among them. grid: rows and columns of a picture's tokens. copies: how many equal views
+    each of them stands for. rows: what layers made of the vectors, by layer, filled in the first step.
     """
 
     tokens: Tensor
@@ -31,18 +31,20 @@ class PreparedConditions:
     views: int
     points: bool
     grid: tuple[int, int]
+    copies: int = 1
     rows: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
 class ConditionCache:
-    """Keys and values [M, H, tokens of the views, d] of every block; views, points and grid as above.
+    """Keys and values [M, H, tokens of the views, d] of every block; views, points, grid and copies as above.
 
     M meshes serve a batch of that many pictures, or of a multiple: first those of the first mesh."""
 
     views: int
     points: bool
     grid: tuple[int, int]
+    copies: int = 1
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
 

@@ -1,8 +1,9 @@
 """Sampling a picture and its point map together (spec section 9).
 
 Image guidance asks once more with black pictures in place of the views, and as published lets everything see
-everything there; `masked_black` keeps the trained table instead, at two thirds of the cost. Bases whose guidance is not
-distilled are guided by words in the classifier-free way, away from an empty sentence. Where it is said what the picture
+everything there; `masked_black` keeps the trained table instead. Black views that share their positions are all alike,
+so one of them goes through the network and counts for all, exactly. Bases whose guidance is not distilled are guided by
+words in the classifier-free way, away from an empty sentence. Where it is said what the picture
 should not show, any base is guided away from that instead; the published sampler has nothing of the kind.
 """
 
@@ -76,7 +77,7 @@ class SampleSettings:
 
 @dataclass(frozen=True)
 class Conditions:
-    """tokens [1,2N,T,C] of the views and then their point maps; black [1,T,C] of a black picture; side in pixels."""
+    """tokens [1,2N,T,C] of the views and then their point maps; black [1,T,C] of a black picture; size: its side."""
 
     tokens: Tensor
     black: Tensor
@@ -137,7 +138,9 @@ def generate(
 @torch.no_grad()
 def velocity_of(networks: Networks, text: TextFeatures, conditions: Conditions, settings: SampleSettings) -> Branch:
     """What `generate` follows; all that is the same for every noise is done here."""
-    return guided(networks, text, conditions.tokens, _blacks(conditions), settings)
+    pictures = 2 if networks.transformer.shared_positions else conditions.tokens.shape[1]
+    black = conditions.black[:, None].expand(-1, pictures, -1, -1)
+    return guided(networks, text, conditions.tokens, black, settings)
 
 
 def words_guidance(networks: Networks, settings: SampleSettings) -> float:
@@ -147,7 +150,7 @@ def words_guidance(networks: Networks, settings: SampleSettings) -> float:
 
 
 def guided(networks: Networks, text: TextFeatures, tokens: Tensor, black: Tensor, settings: SampleSettings) -> Branch:
-    """The velocity that is followed: conditions `tokens` and `black` are [1,2N,T,C]."""
+    """The velocity that is followed: conditions `tokens` are [1,2N,T,C], `black` too, or [1,2,T,C] for all of them."""
     words = words_guidance(networks, settings)
     plain = _branch(networks, text, 0, tokens, settings, True)
     passes = [(plain, 1.0)]
@@ -155,7 +158,8 @@ def guided(networks: Networks, text: TextFeatures, tokens: Tensor, black: Tensor
         passes.append((_branch(networks, text, 1, tokens, settings, True), 1.0 - words))
     if settings.image_guidance != 1.0:
         masked = settings.masked_black or networks.transformer.independent
-        passes.append((_branch(networks, text, 0, black, settings, masked), 1.0 - settings.image_guidance))
+        copies = tokens.shape[1] // black.shape[1]
+        passes.append((_branch(networks, text, 0, black, settings, masked, copies), 1.0 - settings.image_guidance))
     passes[0] = (plain, 1.0 - sum(weight for _, weight in passes[1:]))
 
     def velocity(rgb: Tensor, coord: Tensor | None, sigma: float) -> Pair:
@@ -174,16 +178,22 @@ def side_by_side(picture: np.ndarray, points: np.ndarray | None) -> bytes:
 
 
 def _branch(
-    networks: Networks, text: TextFeatures, row: int, tokens: Tensor, settings: SampleSettings, masked: bool
+    networks: Networks,
+    text: TextFeatures,
+    row: int,
+    tokens: Tensor,
+    settings: SampleSettings,
+    masked: bool,
+    copies: int = 1,
 ) -> Branch:
-    """One pass; what is the same in every step is done here, once."""
+    """One pass; what is the same in every step is done here, once. copies: of each view that `tokens` hold."""
     own, dtype, device = networks.transformer, networks.dtype, networks.device
     words, pooled = (part[row : row + 1].to(device, dtype) for part in (text.tokens, text.pooled))
     if not own.points:
         tokens = tokens[:, : tokens.shape[1] // 2]
     given = tokens.to(device, dtype)
     keep = own.cache_conditions if own.independent and masked else own.prepare
-    prepared = keep(given, pooled, settings.condition_guidance)
+    prepared = keep(given, pooled, settings.condition_guidance, copies=copies)
     guidance = settings.guidance if own.guided else None
 
     def ask(rgb: Tensor, coord: Tensor | None, sigma: float) -> Pair:
@@ -192,10 +202,6 @@ def _branch(
         return flows[0].float(), None if flows[1] is None else flows[1].float()
 
     return ask
-
-
-def _blacks(conditions: Conditions) -> Tensor:
-    return conditions.black[:, None].expand(-1, conditions.tokens.shape[1], -1, -1)
 
 
 def _decoded(networks: Networks, latents: Pair, size: int) -> tuple[np.ndarray, np.ndarray | None]:

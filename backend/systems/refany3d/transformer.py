@@ -80,12 +80,17 @@ class RefAny3DTransformer(nn.Module):
         pooled: Tensor,
         condition_guidance: float = 1.0,
         grid: tuple[int, int] | None = None,
+        copies: int = 1,
     ) -> PreparedConditions:
-        """Do for `conditions` [B, 2N, T, C] and `pooled` [B, P] what is the same in every step of a picture."""
+        """Do for `conditions` [B, 2N, T, C] and `pooled` [B, P] what is the same in every step of a picture.
+
+        copies: how many equal views each of the N stands for, exactly: equal pictures in equal places have equal states
+        in every block, so one of them is enough. Not for weights whose views stand apart: ValueError.
+        """
         with torch.no_grad():
-            views, sizes = self._view_sizes(conditions)
+            views, sizes = self._view_sizes(conditions, copies)
             tokens, vectors = self._views(conditions, pooled, condition_guidance, sizes)
-        return PreparedConditions(tokens, vectors, views, self.points, self._grid(conditions.shape[2], grid))
+        return PreparedConditions(tokens, vectors, views, self.points, self._grid(conditions.shape[2], grid), copies)
 
     def cache_conditions(
         self,
@@ -93,19 +98,20 @@ class RefAny3DTransformer(nn.Module):
         pooled: Tensor,
         condition_guidance: float = 1.0,
         grid: tuple[int, int] | None = None,
+        copies: int = 1,
     ) -> ConditionCache:
         """Keys and values of `conditions` in every block. Errors: `MaquetteError` bad_input unless `independent`.
 
-        With gradients where they are enabled: in training one mesh's views serve several noisy pictures at once.
+        copies: as in `prepare`. With gradients where they are enabled: in training one mesh's views serve several noisy pictures at once.
         """
         if not self.independent:
             raise MaquetteError(
                 "bad_input",
                 "Only weights trained with independent views can keep them from step to step; turn the cache off.",
             )
-        views, sizes = self._view_sizes(conditions)
+        views, sizes = self._view_sizes(conditions, copies)
         tokens, vectors = self._views(conditions, pooled, condition_guidance, sizes)
-        cache = ConditionCache(views, self.points, self._grid(conditions.shape[2], grid))
+        cache = ConditionCache(views, self.points, self._grid(conditions.shape[2], grid), copies)
         turns = self._rotary(sizes, cache.grid, tokens.device)
         run = Forward(self.routing, sizes, vectors, turns, views, Mask.INDEPENDENT, cache=cache, filling=True)
         self._blocks(tokens, None, run, None)
@@ -144,9 +150,9 @@ class RefAny3DTransformer(nn.Module):
         if isinstance(conditions, Tensor):
             views, view_sizes = self._view_sizes(conditions)
             view_tokens, view_vectors = self._views(conditions, pooled, condition_guidance, view_sizes)
-            grid = self._grid(tokens, grid)
+            grid, copies = self._grid(tokens, grid), 1
         else:
-            views, grid = conditions.views, conditions.grid
+            views, grid, copies = conditions.views, conditions.grid, conditions.copies
             if prepared is not None:
                 view_tokens, view_vectors = prepared.tokens, prepared.vectors
         whole = positions.sequence(text.shape[1], tokens, views, self.points)
@@ -163,7 +169,7 @@ class RefAny3DTransformer(nn.Module):
             raise ValueError("kept views can be used only under the independent mask")
         run = Forward(
             self.routing, sizes, vectors, self._rotary(sizes, grid, device), views, mask,
-            prepared=None if torch.is_grad_enabled() else prepared, cache=cache,
+            prepared=None if torch.is_grad_enabled() else prepared, cache=cache, copies=copies,
         )  # fmt: skip
         words = self.base.context_embedder(text)
         if watch is not None:
@@ -193,8 +199,10 @@ class RefAny3DTransformer(nn.Module):
             raise ValueError(f"{tokens} tokens are no grid of {found[0]} x {found[1]}")
         return found
 
-    def _view_sizes(self, conditions: Tensor) -> tuple[int, Sizes]:
+    def _view_sizes(self, conditions: Tensor, copies: int = 1) -> tuple[int, Sizes]:
         """How many views `conditions` [B, pictures, T, C] are, and the sizes of a sequence of them alone."""
+        if copies > 1 and not self.shared_positions:
+            raise ValueError("views that stand apart are not alike; give every one of them")
         pictures, tokens = conditions.shape[1:3]
         kinds = 2 if self.points else 1
         if pictures % kinds:

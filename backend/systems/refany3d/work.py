@@ -21,8 +21,8 @@ from backend.systems.refany3d.transformer import RefAny3DTransformer
 BF16 = torch.bfloat16
 
 
-def one_pass(config: str, views: int, masked: bool = True) -> int:
-    """Peak in bytes of preparing `views` views and one step with them."""
+def one_pass(config: str, views: int, masked: bool = True, copies: int = 1) -> int:
+    """Peak in bytes of preparing `views` views, each of which stands for `copies`, and one step with them."""
     values = read_config(config)
     settings, arguments = read_settings(values), values["networks"]["transformer"]["args"]
     with torch.device("meta"):
@@ -36,7 +36,7 @@ def one_pass(config: str, views: int, masked: bool = True) -> int:
     pooled = _empty(1, arguments["pooled_projection_dim"])
 
     def work() -> None:
-        prepared = network.prepare(conditions, pooled)
+        prepared = network.prepare(conditions, pooled, copies=copies)
         network.predict(noise, coord, prepared, text, pooled, _empty(1), _empty(1), masked)
 
     return peak_bytes(work)
@@ -58,7 +58,7 @@ def _empty(*shape: int) -> Tensor:
 if __name__ == "__main__":
     for name, peak in (
         ("one pass, 8 views", one_pass("full", 8)),
-        ("one pass, 8 black views without a mask", one_pass("full", 8, masked=False)),
+        ("one pass, a black view for 8, without a mask", one_pass("full", 1, masked=False, copies=8)),
         ("one pass, 4 views", one_pass("full", 4)),
         ("decoder", decoding("full")),
     ):
