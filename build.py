@@ -430,7 +430,7 @@ def command_bench(arguments: argparse.Namespace) -> int:
     quiet = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
     must_run([backend_python(), "-m", "backend.systems.cupid.bench"], "Measuring CUPID's flows", env=quiet)
     for size, repeats in (("256", "2"), ("512", "1")):
-        print(f"RefAny3D's forward, 8 views of {size} pixels, by blocks against the dense form with a mask:", flush=True)
+        print(f"RefAny3D's forward, 8 views of {size} pixels, by blocks and with a dense mask:", flush=True)
         command = [backend_python(), "-m", "backend.systems.refany3d.bench", "--size", size, "--repeats", repeats]
         must_run(command, "Measuring RefAny3D's forward", env=quiet)
     print("The differentiable rasteriser on 2 threads, 20,000 triangles in 4 views of 512 x 512 pixels:", flush=True)

@@ -56,7 +56,7 @@ def attend(
 
 
 def _copies_bias(k: Tensor, main: int, copies: int) -> Tensor | None:
-    """What is added to the logits of keys `k` [B, H, M, d] of which those from `main` on stand for `copies` each: [M]."""
+    """What is added to the logits of keys `k` [B, H, M, d], of which those from `main` on stand for `copies`: [M]."""
     if copies == 1:
         return None
     bias = k.new_zeros(k.shape[2])

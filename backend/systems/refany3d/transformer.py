@@ -102,7 +102,8 @@ class RefAny3DTransformer(nn.Module):
     ) -> ConditionCache:
         """Keys and values of `conditions` in every block. Errors: `MaquetteError` bad_input unless `independent`.
 
-        copies: as in `prepare`. With gradients where they are enabled: in training one mesh's views serve several noisy pictures at once.
+        copies: as in `prepare`. With gradients where they are enabled: in training one mesh's views serve several noisy
+        pictures at once.
         """
         if not self.independent:
             raise MaquetteError(
