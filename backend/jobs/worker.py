@@ -68,11 +68,14 @@ class WorkerHooks(Hooks):
         super().on_message(text)
         self._send("message", text=text)
 
+    def wants_preview(self) -> bool:
+        """Whether the last one is old enough."""
+        return time.monotonic() - self._preview_time >= PREVIEW_SECONDS
+
     def on_preview(self, png: bytes) -> None:
         """Store and forward the picture, unless the last one is too young or the disk will not take it."""
-        now = time.monotonic()
-        if now - self._preview_time >= PREVIEW_SECONDS:
-            self._preview_time = now
+        if self.wants_preview():
+            self._preview_time = time.monotonic()
             try:
                 sha256 = self._worker.blobs.put(png)
             except OSError as error:

@@ -60,6 +60,10 @@ class Hooks:
         """Show a picture of the work so far."""
         self.on_preview(png)
 
+    def wants_preview(self) -> bool:
+        """Whether one would be shown now: ask before making a costly one."""
+        return type(self).on_preview is not Hooks.on_preview
+
     def message(self, text: str) -> None:
         """Say one sentence that the artist should read."""
         self.on_message(text)

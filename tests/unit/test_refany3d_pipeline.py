@@ -114,6 +114,19 @@ def test_a_run_hands_over_pictures_points_and_cameras(system: pipeline.RefAny3DS
     assert again["picture-0.png"] == data["picture-0.png"]  # the seed decides
 
 
+def test_previews_are_made_only_where_somebody_looks(
+    system: pipeline.RefAny3DSystem, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: dict[bool, int] = {}
+    for looks in (True, False):
+        listener = Listener()
+        monkeypatch.setattr(listener, "wants_preview", lambda looks=looks: looks)
+        system.run("render_picture", conditions()[0], {**tiny, "steps": 9}, listener)
+        shown[looks] = len(listener.previews)
+    assert shown == {True: 3, False: 1}  # after four and eight steps, and what came of it
+    assert Listener().wants_preview() and not Hooks().wants_preview()
+
+
 def test_of_several_tries_the_one_nearest_to_its_mesh_is_kept(tmp_path: Path) -> None:
     """With the weights that ship: each try is the picture of a seed of its own."""
     own, inputs, box = pipeline.RefAny3DSystem("cpu"), *conditions(8, 128)

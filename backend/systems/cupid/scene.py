@@ -86,6 +86,9 @@ class ObjectHooks(Hooks):
     def on_preview(self, png: bytes) -> None:
         self._parent.preview(png)
 
+    def wants_preview(self) -> bool:
+        return self._parent.wants_preview()
+
     def cancelled(self) -> bool:
         return self._parent.cancelled()
 

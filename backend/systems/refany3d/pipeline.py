@@ -40,6 +40,8 @@ NARROW = "The small weights know game props in simple scenes; expect less of any
 """What an artist should know of mini whatever was asked."""
 NO_POINTS = "These weights paint no point map, so the picture has no camera; choose others."
 TRIES_APART = 1_000_003  # so far apart are the seeds of a picture's tries; torch's CPU noise has seeds of 32 bits
+LEAST_BETWEEN_PREVIEWS = 4
+"""Steps: showing one costs mini as much as a step."""
 THUMBNAIL = 256
 """Pixels of the thumbnail's longer side at most."""
 
@@ -137,7 +139,7 @@ def settings_of(networks: RefAny3DNetworks, request: Request) -> SampleSettings:
         condition_guidance=own.condition_guidance,
         negative=bool(request.negative.strip()),
     )
-    return replace(chosen, preview_every=max(1, chosen.steps // 6))
+    return replace(chosen, preview_every=max(LEAST_BETWEEN_PREVIEWS, chosen.steps // 6))
 
 
 def tries_of(own: Settings) -> int:

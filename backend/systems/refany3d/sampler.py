@@ -126,7 +126,8 @@ def generate(
 
     def watch(step: int, picture: Tensor, points: Tensor | None) -> None:
         hooks.step(first_step + step, count)
-        if settings.preview_every and step % settings.preview_every == 0 and step < settings.steps:
+        due = settings.preview_every and step % settings.preview_every == 0 and step < settings.steps
+        if due and hooks.wants_preview():
             hooks.preview(side_by_side(*_decoded(networks, (picture, points), size)))
 
     velocity = velocity or velocity_of(networks, text, conditions, settings)

@@ -138,7 +138,9 @@ def generate_bundles(
     def watch(evaluation: int, estimate: Tensor | None) -> None:
         hooks.step(evaluation + 1, schedule.evaluations)
         every = 2 * settings.preview_every
-        if estimate is not None and every and evaluation and evaluation % every == 0:
+        if estimate is None or not every or not evaluation or evaluation % every:
+            return
+        if hooks.wants_preview():
             hooks.preview(preview_png(decode_tokens(networks["vae"], estimate[:1], height, width)))
 
     latents = integrate(velocity, schedule.start(started, noise), schedule, watch)
