@@ -243,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, help="pixels of a picture's side, by default the configuration's")
     parser.add_argument("--device", default=str(best_device()))
     parser.add_argument("--threads", type=int, default=0, help="threads of a CPU; default: as many as it has cores")
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=1, help="after a first round that is not counted")
     parser.add_argument(
         "--processor-time", action="store_true", help="count the processor's time: for a machine that is busy, 1 thread"
     )
