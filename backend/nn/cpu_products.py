@@ -9,8 +9,6 @@ gains a sixth (209 instead of 180 on two cores), and attention loses by leaving 
 
 from __future__ import annotations
 
-import platform
-import re
 from functools import cache
 
 import torch
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backend.nn.attention import product_attention
+from backend.nn.devices import amd_family
 
 WORTH = 2**22
 """Multiplications below which calling another library costs more than it saves."""
@@ -25,18 +24,6 @@ ROWS = 512
 """Queries at once: their logits stay in the cache."""
 ZEN_5 = 26
 """The first of AMD's families whose units are as wide as AVX-512's registers."""
-
-
-@cache
-def amd_family() -> int:
-    """The family of AMD's processors that this one is of; 0 for others'."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            words = lines.read()
-    except OSError:
-        words = platform.processor()  # on Windows "AMD64 Family 25 Model 33 Stepping 2, AuthenticAMD"
-    found = re.search(r"family\s*:?\s*(\d+)", words, re.IGNORECASE)
-    return int(found[1]) if found and "AuthenticAMD" in words else 0
 
 
 @cache

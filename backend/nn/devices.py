@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
+import re
 import sys
+from functools import cache
 
 import torch
 
@@ -32,6 +35,18 @@ def cpu_has_bf16() -> bool:
 def cpu_has_amx() -> bool:
     """Whether this CPU multiplies tiles (AMX)."""
     return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+
+
+@cache
+def amd_family() -> int:
+    """The family of AMD's processors that this one is of; 0 for others'."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            words = lines.read()
+    except OSError:
+        words = platform.processor()  # on Windows "AMD64 Family 25 Model 33 Stepping 2, AuthenticAMD"
+    found = re.search(r"family\s*:?\s*(\d+)", words, re.IGNORECASE)
+    return int(found[1]) if found and "AuthenticAMD" in words else 0
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

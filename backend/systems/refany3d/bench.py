@@ -184,7 +184,7 @@ class DenseForm:
 def compare(
     config: str,
     device: torch.device,
-    repeats: int = 2,
+    repeats: int = 1,
     size: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 Image guidance asks once more with black pictures in place of the views, and as published lets everything see
 everything there; `masked_black` keeps the trained table instead. Black views that share their positions are all alike,
 so one of them goes through the network and counts for all, exactly. Bases whose guidance is not distilled are guided by
-words in the classifier-free way, away from an empty sentence. Where it is said what the picture
-should not show, any base is guided away from that instead; the published sampler has nothing of the kind.
+words in the classifier-free way, away from an empty sentence. Where it is said what the picture should not show, any
+base is guided away from that instead; the published sampler has nothing of the kind.
 """
 
 from __future__ import annotations
